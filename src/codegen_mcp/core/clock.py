@@ -1,0 +1,28 @@
+"""Time, so that tests can own it."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Monotonic seconds for intervals, Unix milliseconds for what is shown."""
+
+    def monotonic(self) -> float:
+        """Seconds; only differences mean anything."""
+
+    def unix_ms(self) -> int:
+        """Milliseconds since 1970 UTC."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def monotonic(self) -> float:
+        """Seconds from ``time.monotonic``."""
+        return time.monotonic()
+
+    def unix_ms(self) -> int:
+        """Milliseconds from ``time.time_ns``."""
+        return time.time_ns() // 1_000_000

@@ -1,0 +1,1 @@
+"""Python: interpreters, environments, packages."""

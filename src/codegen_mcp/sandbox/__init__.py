@@ -1,0 +1,1 @@
+"""What confines code: backends, and one kernel feature a file."""

@@ -1,0 +1,1 @@
+"""Where a session's bytes lie, and what bounds them."""

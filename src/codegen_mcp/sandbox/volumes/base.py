@@ -1,0 +1,74 @@
+"""Volumes: the directory in which a session's bytes lie, and what bounds them.
+
+Layout below ``Volume.root``: ``workspace/`` and ``venv/``, owned by the session's identity. The
+root may be a mount point; its parent (the slot directory) can be renamed while it is mounted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from codegen_mcp.sandbox.base import Enforcement
+
+if TYPE_CHECKING:
+    from codegen_mcp.sandbox.base import HostIdentity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeUsage:
+    """What is used of what was promised."""
+
+    used_bytes: int
+    size_bytes: int
+    full: bool
+    """Whether a write was, or would now be, refused for want of space or inodes."""
+
+
+class Volume(Protocol):
+    """One session's storage."""
+
+    @property
+    def root(self) -> Path:
+        """Holds ``workspace/`` and ``venv/``."""
+
+    def moved(self, directory: Path) -> None:
+        """The slot directory was renamed to this."""
+
+    def usage(self) -> VolumeUsage:
+        """Cheap (statvfs or the watcher's last count)."""
+
+    async def detach(self) -> None:
+        """Unmount; idempotent; the files stay on disk."""
+
+
+class VolumeDriver(Protocol):
+    """Makes volumes of one kind in slot directories."""
+
+    @property
+    def name(self) -> str:
+        """``loop``, ``plain``."""
+
+    @property
+    def enforcement(self) -> Enforcement:
+        """Who enforces the size."""
+
+    async def create(
+        self, directory: Path, size_bytes: int, identity: HostIdentity | None
+    ) -> Volume:
+        """Make it below the existing ``directory``, reserved in full.
+
+        Raises:
+            Full: The host has not that much room left beyond its reserve.
+        """
+
+    async def adopt(self, directory: Path, identity: HostIdentity | None) -> Volume:
+        """Attach one that a dead worker left.
+
+        Raises:
+            Corrupt: It cannot be attached.
+        """
+
+    def free_bytes(self) -> int:
+        """Room left for promises."""

@@ -1,0 +1,1 @@
+"""Public test support: a worker in this process."""

@@ -1,0 +1,1 @@
+"""One file a tool; registry.py says which."""
