@@ -1,0 +1,138 @@
+"""Everything that can be set, read once from environment and flags (flags win).
+
+Only bootstrap and the CLI see this; each component gets its own frozen config. Durations are
+seconds, sizes bytes, as the names say. ``codegen-mcp config`` prints the effective values.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from codegen_mcp.core.limits import GIB, KIB, MIB, ResourceLimits
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Settings(BaseSettings):
+    """The worker's settings; each field's environment variable is its name in capitals."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
+    )
+
+    worker_id: str = Field(default_factory=lambda: f"worker-{socket.gethostname()}")
+    """Name in answers and metrics."""
+    host: str = "127.0.0.1"
+    """Address to bind; another than loopback also needs insecure_no_auth."""
+    grpc_port: int = Field(default=50052, ge=0, le=65535)
+    """0 takes a free port, which the start-up line names."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """HTTP port for /metrics, /healthz and /readyz; 0 is off."""
+    insecure_no_auth: bool = False
+    """Accept that anybody who reaches the address may run code."""
+    log_level: Literal["debug", "info", "warn", "warning", "error"] = "info"
+
+    base_workspace: Path = Path("/tmp/workspaces")
+    """State directory: sessions, pool, wheelhouse. One worker at a time."""
+    max_sessions: int = Field(default=5, ge=1, le=10_000)
+    pool_size: int = Field(default=2, ge=0, le=1_000)
+    """Sandboxes booted ahead when nothing is known of the demand; 0 is none."""
+    max_concurrent_runs: int = Field(default=0, ge=0)
+    """Runs at once on this worker; 0 is four for each core."""
+    idle_timeout_s: float = Field(default=1800.0, gt=0)
+    max_age_s: float = Field(default=24 * 3600.0, gt=0)
+    drain_grace_s: float = Field(default=20.0, ge=0)
+
+    sandbox: str = Field(default="auto", validation_alias="WORKER_SANDBOX")
+    """auto, bubblewrap, process-hardened or process-bare."""
+    require_isolation: str = "bubblewrap"
+    """The weakest isolation level that is accepted."""
+    uid_range: str = "200000-265535"
+    """Host uids for sessions of a root worker."""
+    volume: Literal["auto", "loop", "plain"] = "auto"
+    disk_overcommit: bool = False
+    """Promise more disk than there is; a watcher stops writers before the host is full."""
+    disk_reserve_bytes: int = Field(default=1 * GIB, ge=0)
+    """Free space on the host that is never promised."""
+    memory_reserve_bytes: int = Field(default=0, ge=0)
+    """Memory kept for the host and the worker; 0 is a tenth, at least 256 MiB."""
+    private_mounts: bool = True
+    """Keep the worker's mounts in a namespace of its own, which the kernel clears when it dies."""
+
+    memory_bytes: int = Field(default=512 * MIB, gt=0)
+    cpu_millicores: int = Field(default=1000, gt=0)
+    disk_bytes: int = Field(default=1 * GIB, gt=0)
+    pids: int = Field(default=256, gt=0)
+    output_bytes: int = Field(default=64 * MIB, gt=0)
+    task_timeout_s: float = Field(default=60.0, gt=0)
+    max_task_timeout_s: float = Field(default=3600.0, gt=0)
+    task_cpu_s: float = Field(default=0.0, ge=0)
+    """CPU-time budget of one run; 0 is none."""
+    max_memory_bytes: int = Field(default=8 * GIB, gt=0)
+    """The most that a session may ask for; likewise the two below."""
+    max_cpu_millicores: int = Field(default=64_000, gt=0)
+    max_disk_bytes: int = Field(default=16 * GIB, gt=0)
+    result_output_bytes: int = Field(default=1 * MIB, ge=2 * KIB, le=1 * MIB)
+    """Head and tail kept of each stream in a result."""
+    task_queue: int = Field(default=16, ge=0)
+    """Runs that may wait in one session."""
+
+    python_interpreters: str = ""
+    """Colon-separated paths to use beside those that are found."""
+    language: str = "python"
+    """What a session gets that names none: ``python`` or, for example, ``python3.12``."""
+    package_index_urls: str = ""
+    """Space-separated; the first is the default. Empty: the default index of pip."""
+    package_index_offline: bool = False
+    wheelhouse_bytes: int = Field(default=4 * GIB, gt=0)
+
+    @field_validator("base_workspace")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def limits(self) -> ResourceLimits:
+        """Limits of a session that asks for none."""
+        return ResourceLimits(
+            memory_bytes=self.memory_bytes,
+            cpu_millicores=self.cpu_millicores,
+            disk_bytes=self.disk_bytes,
+            pids=self.pids,
+            file_size_bytes=self.disk_bytes,
+            output_bytes=self.output_bytes,
+            timeout_s=min(self.task_timeout_s, self.max_task_timeout_s),
+            max_timeout_s=self.max_task_timeout_s,
+            cpu_s=self.task_cpu_s,
+        )
+
+    @property
+    def maximum_limits(self) -> ResourceLimits:
+        """The most that a session may ask for."""
+        return ResourceLimits(
+            memory_bytes=max(self.max_memory_bytes, self.memory_bytes),
+            cpu_millicores=max(self.max_cpu_millicores, self.cpu_millicores),
+            disk_bytes=max(self.max_disk_bytes, self.disk_bytes),
+            file_size_bytes=max(self.max_disk_bytes, self.disk_bytes),
+            pids=max(4096, self.pids),
+            output_bytes=self.output_bytes,
+            timeout_s=self.max_task_timeout_s,
+            max_timeout_s=self.max_task_timeout_s,
+            cpu_s=self.task_cpu_s,
+            concurrent_tasks=256,
+            open_files=65536,
+        )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the worker."""
+        return self.host in LOOPBACK
+
+    def shown(self) -> dict[str, object]:
+        """Return the effective values with secrets masked."""
+        return self.model_dump(mode="json")
