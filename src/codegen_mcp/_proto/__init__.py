@@ -1,0 +1,1 @@
+"""Code generated from proto/ by scripts/proto.py; never edited by hand."""
