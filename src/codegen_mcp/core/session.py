@@ -86,7 +86,8 @@ class SessionConfig:
     language: str = ""
     """``python``, ``python3.12``, ...; empty is the worker's default."""
     env: Mapping[str, str] = field(default_factory=dict)
-    limits: ResourceLimits = field(default_factory=ResourceLimits)
+    limits: ResourceLimits | None = None
+    """None is the worker's default limits (``Sessions.default_limits``)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     idle_timeout_s: float | None = None
     """None is the worker's default."""

@@ -38,6 +38,8 @@ class SessionView:
     incarnation: int
     """1 when made; one more for each worker that adopted it."""
     language: str
+    note: str = ""
+    """What last happened to its sandbox (lost, adopted), for people; empty when nothing did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,10 @@ class Capacity:
 
 class Sessions(Protocol):
     """Sessions of this worker."""
+
+    @property
+    def default_limits(self) -> ResourceLimits:
+        """Limits of a session that asks for none; what a partial request is filled up from."""
 
     async def create(self, config: SessionConfig) -> SessionView:
         """Make one.

@@ -1,0 +1,422 @@
+"""One session: its state, its sandbox, its files, and who may run code in it next."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from codegen_mcp.core.clock import Clock
+from codegen_mcp.core.errors import Draining, Full, NotFound, SandboxUnavailable
+from codegen_mcp.core.interpreter import Interpreter
+from codegen_mcp.core.limits import ResourceLimits
+from codegen_mcp.core.session import SessionState, check_transition
+from codegen_mcp.engine.activity import Activity, Cancel
+from codegen_mcp.engine.base import SessionView
+from codegen_mcp.engine.hooks import EngineHooks
+from codegen_mcp.engine.owned_tasks import OwnedTasks
+from codegen_mcp.engine.ports import OpenWorkspace
+from codegen_mcp.engine.run_line import Line, RunSlot
+from codegen_mcp.engine.session_record import SessionRecord
+from codegen_mcp.engine.slot import Slot
+from codegen_mcp.engine.tracked_workspace import TrackedWorkspace
+from codegen_mcp.engine.usage_meter import UsageMeter
+from codegen_mcp.sandbox.base import WORKSPACE, HostIdentity, Sandbox
+from codegen_mcp.tools.base import Workspace
+
+log = structlog.get_logger()
+
+RECENT_TASKS = 20
+LOST = "the sandbox ended by itself; files are kept and the next use gets a new one"
+REBOOTED = "the sandbox ended by itself and was replaced; files were kept"
+ADOPTED = "adopted from a worker that ended; files were kept, processes were not"
+
+Boot = Callable[[Slot], Coroutine[Any, Any, Sandbox]]
+"""Boots a new sandbox in a slot (``SlotFactory.boot``)."""
+
+
+class Gate(Protocol):
+    """What the worker as a whole decides for its sessions."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether new tasks are refused."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SessionServices:
+    """What all sessions of a worker share."""
+
+    clock: Clock
+    hooks: EngineHooks
+    tasks: OwnedTasks
+    boot: Boot
+    gate: Gate
+    runs: Line
+    """The worker's line."""
+    waiting_limit: int
+    """Runs that may wait in one session."""
+    isolation: Mapping[str, str]
+
+
+def not_found(session_id: str) -> NotFound:
+    """Return the one answer for a session that never was, and for one that is gone."""
+    return NotFound(
+        f"there is no session {session_id[:80]!r} on this worker; create one, or list those that "
+        "there are",
+        reason="SESSION_NOT_FOUND",
+    )
+
+
+class Session:
+    """A live session. The pool makes and ends it; the task executor works in it."""
+
+    def __init__(
+        self,
+        record: SessionRecord,
+        slot: Slot,
+        workspace: OpenWorkspace,
+        services: SessionServices,
+        *,
+        adopted: bool = False,
+    ) -> None:
+        """Take over a slot that lies at its final place.
+
+        Args:
+            record: As stored; ``last_activity_ms`` and ``recent_tasks`` are the starting values.
+            slot: Its sandbox may be missing when adopted.
+            workspace: Closed with the session.
+            services: Shared by all sessions.
+            adopted: Its files were another worker's.
+        """
+        self._record = record
+        self._slot = slot
+        self._services = services
+        self._activity = Activity(services.clock, last_ms=record.last_activity_ms)
+        self._raw_workspace = workspace
+        self._workspace = TrackedWorkspace(workspace, self._activity)
+        self._line = Line(1, services.waiting_limit, f"session {record.session_id!r}")
+        self._recent: deque[str] = deque(record.recent_tasks, maxlen=RECENT_TASKS)
+        self._meter = UsageMeter(services.clock)
+        self._booting: asyncio.Task[None] | None = None
+        self._state = SessionState.INITIALIZING
+        self._note = ADOPTED if adopted else ""
+        age_s = max(0.0, (services.clock.unix_ms() - record.created_at_ms) / 1000)
+        self._born = services.clock.monotonic() - age_s
+        self.saving = asyncio.Lock()
+        """Held while the record is written."""
+        if slot.sandbox is not None:
+            self._move(SessionState.READY)
+
+    @property
+    def session_id(self) -> str:
+        """Its handle."""
+        return self._record.session_id
+
+    @property
+    def directory(self) -> Path:
+        """Host directory; holds ``volume/`` and files of ours (mode 0600) beside it."""
+        return self._slot.directory
+
+    @property
+    def venv(self) -> Path:
+        """Host path of its environment: hostile content."""
+        return self._slot.volume.root / "venv"
+
+    @property
+    def workspace(self) -> Workspace:
+        """Its files; every call counts as activity."""
+        return self._workspace
+
+    @property
+    def interpreter(self) -> Interpreter:
+        """What runs its code."""
+        return self._slot.interpreter
+
+    @property
+    def identity(self) -> HostIdentity | None:
+        """Who owns its files on the host."""
+        return self._slot.identity
+
+    @property
+    def limits(self) -> ResourceLimits:
+        """Its bounds."""
+        return self._record.limits
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Its variables."""
+        return self._record.env
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Its metadata."""
+        return self._record.metadata
+
+    @property
+    def slot(self) -> Slot:
+        """What it occupies on the host; for the pool."""
+        return self._slot
+
+    @property
+    def record(self) -> SessionRecord:
+        """What to store of it now."""
+        return dataclasses.replace(
+            self._record,
+            last_activity_ms=self._activity.last_ms,
+            recent_tasks=tuple(self._recent),
+        )
+
+    @property
+    def state(self) -> SessionState:
+        """Its state; notices a sandbox that ended by itself."""
+        if self._state in (SessionState.READY, SessionState.IDLE, SessionState.BUSY):
+            sandbox = self._slot.sandbox
+            if sandbox is None or not sandbox.alive:
+                self._lost()
+        return self._state
+
+    @property
+    def ending(self) -> bool:
+        """Whether it is being destroyed."""
+        return self._state is SessionState.DRAINING
+
+    @property
+    def active_tasks(self) -> int:
+        """Tasks that run or wait."""
+        return self._activity.active
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since it was last used; 0 while a task is under way."""
+        return self._activity.idle_s
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was created."""
+        return self._services.clock.monotonic() - self._born
+
+    def touch(self) -> None:
+        """Note that it is used."""
+        self._activity.touch()
+
+    def note_task(self, task_id: str) -> None:
+        """Put a task in front of the recent ones."""
+        if task_id in self._recent:
+            self._recent.remove(task_id)
+        self._recent.appendleft(task_id)
+
+    @contextmanager
+    def activity(self, cancel: Cancel | None = None) -> Iterator[None]:
+        """Count a task from its admission to its end; the session is BUSY meanwhile.
+
+        Args:
+            cancel: Called with a reason, once, when the session is to end before the task does.
+
+        Raises:
+            NotFound: The session is being destroyed.
+            Draining: The worker is.
+            Full: ``limits.concurrent_tasks`` are under way.
+        """
+        self.check_open()
+        if self._services.gate.draining:
+            raise Draining("the worker is shutting down and takes no new tasks; use another one")
+        if self._activity.active >= self.limits.concurrent_tasks:
+            raise Full(
+                f"session {self.session_id!r} has {self._activity.active} tasks under way, which "
+                "is its limit (concurrent_tasks); wait for one to end",
+                reason="QUEUE_FULL",
+                retry_after_s=1.0,
+            )
+        with self._activity.task(cancel):
+            if self.state in (SessionState.READY, SessionState.IDLE):
+                self._move(SessionState.BUSY)
+            try:
+                yield
+            finally:
+                if self._activity.active == 1 and self.state is SessionState.BUSY:
+                    self._move(SessionState.IDLE)
+
+    def run_slot(self) -> RunSlot:
+        """Take the next place in the session's line; ``async with`` it to wait and run.
+
+        Raises:
+            Full: Too many wait already.
+            NotFound: The session is being destroyed.
+        """
+        self.check_open()
+        return RunSlot(self._line, self._services.runs)
+
+    async def sandbox(self) -> Sandbox:
+        """Return a live sandbox; boots a new one, files kept, when the last one was lost.
+
+        Raises:
+            SandboxUnavailable: It could not be booted; the next call tries again.
+            NotFound: The session is being destroyed.
+        """
+        self.check_open()
+        if self.state in (SessionState.FAILED, SessionState.INITIALIZING):
+            if self._booting is None:
+                self._booting = self._services.tasks.spawn(self._reboot(), "session-boot")
+            booting = self._booting
+            await asyncio.wait([booting])  # a caller that leaves does not end it for the others
+            self.check_open()
+            if booting.cancelled():
+                raise Draining("the worker is shutting down and boots no sandbox; use another one")
+            booting.result()
+        sandbox = self._slot.sandbox
+        if sandbox is None:
+            raise SandboxUnavailable("the session has no sandbox; try again")
+        return sandbox
+
+    def check_open(self) -> None:
+        """Refuse when it is being destroyed.
+
+        Raises:
+            NotFound: It is.
+        """
+        if self.ending:
+            raise not_found(self.session_id)
+
+    def view(self, *, max_age_s: float = 0.0) -> SessionView:
+        """Describe it as it is now; counters may be as old as ``max_age_s``."""
+        state = self.state
+        record = self._record
+        return SessionView(
+            session_id=record.session_id,
+            workspace_id=record.workspace_id,
+            user_id=record.user_id,
+            workspace_path=WORKSPACE,
+            state=state,
+            created_at_ms=record.created_at_ms,
+            last_activity_ms=self._activity.last_ms,
+            active_tasks=self._activity.active,
+            usage=self._meter.read(self._slot, max_age_s=max_age_s),
+            metadata=dict(record.metadata),
+            recent_tasks=tuple(self._recent),
+            limits=record.limits,
+            isolation=self._services.isolation,
+            incarnation=record.incarnation,
+            language=record.interpreter,
+            note=self._note,
+        )
+
+    def sample(self) -> None:
+        """Read the counters, so that means and peaks are known between status calls."""
+        self._meter.read(self._slot, max_age_s=0.0)
+
+    def with_metadata(self, metadata: Mapping[str, str]) -> SessionRecord:
+        """Return the record as it would be; ``replace_record`` makes it so."""
+        return dataclasses.replace(self.record, metadata=dict(metadata))
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """Seconds without use after which it is destroyed."""
+        return self._record.idle_timeout_s
+
+    def with_idle_timeout(self, seconds: float) -> SessionRecord:
+        """Return the record as it would be."""
+        return dataclasses.replace(self.record, idle_timeout_s=seconds)
+
+    def replace_record(self, record: SessionRecord) -> None:
+        """Take over a changed record, once it is stored."""
+        self._record = record
+
+    async def end(self, *, hurry: asyncio.Event, grace_s: float, reason: str) -> None:
+        """Stop everything in it: wait, then cancel, then kill. Nothing of it runs afterwards.
+
+        Args:
+            hurry: Once set, nothing is waited for any more.
+            grace_s: How long its tasks may go on.
+            reason: What cancelled tasks are told.
+        """
+        if not self.ending:
+            self._move(SessionState.DRAINING)
+        self._activity.close(not_found(self.session_id))
+        if self._activity.active and not hurry.is_set():
+            await _first(self._activity.quiet(), hurry.wait(), timeout_s=grace_s)
+        self._line.close(not_found(self.session_id))
+        self._activity.cancel_all(reason)
+        if self._booting is not None:
+            self._booting.cancel()
+            await asyncio.wait([self._booting])
+        if self._activity.active:
+            await _first(self._activity.quiet(), timeout_s=CANCEL_WAIT_S)
+        if self._slot.sandbox is not None:
+            await self._slot.sandbox.aclose()
+            self._slot.sandbox = None
+        if self._activity.active:
+            # A task that ignored the cancel has lost its sandbox now and must end by that.
+            await _first(self._activity.quiet(), timeout_s=CANCEL_WAIT_S)
+        self._services.tasks.spawn(self._close_workspace(), "workspace-close")
+
+    async def _close_workspace(self) -> None:
+        # Never under a call in a thread: its descriptor number could be another session's by then.
+        try:
+            await self._activity.unused()
+        finally:
+            self._raw_workspace.close()
+
+    def _move(self, to: SessionState) -> None:
+        check_transition(self._state, to)
+        self._state = to
+
+    def _lost(self) -> None:
+        self._move(SessionState.FAILED)
+        self._note = LOST
+        self._services.hooks.sandbox_lost()
+        log.warning("session.sandbox_lost", session_id=self.session_id)
+
+    async def _reboot(self) -> None:
+        try:
+            lost = self._state is SessionState.FAILED
+            if lost:
+                self._move(SessionState.INITIALIZING)
+            old, self._slot.sandbox = self._slot.sandbox, None
+            if old is not None:
+                await old.aclose()
+            try:
+                sandbox = await self._services.boot(self._slot)
+            except Exception as error:
+                if not self.ending:
+                    self._move(SessionState.FAILED)
+                    self._note = f"no sandbox could be booted: {error}"
+                raise
+            self._slot.sandbox = sandbox
+            self._meter.restart()
+            if self.ending:
+                return  # ``end`` closes it
+            if lost:
+                self._note = REBOOTED
+            worked = lost or bool(self._recent)
+            self._move(SessionState.IDLE if worked else SessionState.READY)
+            if self._activity.active:
+                self._move(SessionState.BUSY)
+        finally:
+            self._booting = None
+
+
+CANCEL_WAIT_S = 5.0
+"""How long cancelled tasks may take to end before the sandbox is killed under them."""
+
+
+async def _first(*waits: Coroutine[Any, Any, Any], timeout_s: float) -> None:
+    """Return when the first is done or the time is over; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def views(sessions: Sequence[Session], *, max_age_s: float) -> list[SessionView]:
+    """Describe all, in order."""
+    return [session.view(max_age_s=max_age_s) for session in sessions]
