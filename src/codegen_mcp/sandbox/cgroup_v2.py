@@ -1,0 +1,325 @@
+"""Control groups, version 2: one hierarchy, controllers enabled from the top down.
+
+The worker's own group is split into a leaf for the worker itself and one parent for all sessions,
+because a group with controllers enabled for its children may not hold processes. Source: kernel
+Documentation/admin-guide/cgroup-v2.rst ("No Internal Process Constraint", "Delegation").
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from codegen_mcp.core.errors import LimitExceeded
+from codegen_mcp.core.limits import ResourceLimits
+from codegen_mcp.sandbox.cgroup import CgroupCounters
+from codegen_mcp.sandbox.cgroup_files import (
+    CgroupFs,
+    KernelCgroupFs,
+    find_groups,
+    kill_pids,
+    numbers,
+    pairs,
+    remove_group,
+)
+
+CONTROLLERS = ("memory", "pids", "cpu")
+PERIOD_US = 100_000
+KILL_WITHIN_S = 0.1
+CLEAR_WITHIN_S = 2.0
+
+
+class V2Cgroup:
+    """A session's group. Files that a controller would bring are optional, one by one.
+
+    ``memory.oom.group`` stays 0: the kernel kills the largest process, the worker then ends the
+    run, and the guest (so the session) survives, as on version 1.
+    """
+
+    def __init__(self, path: Path, fs: CgroupFs) -> None:
+        self._path = path
+        self._fs = fs
+        self._controllers = frozenset(fs.read(path / "cgroup.controllers").split())
+        self._own_ooms = 0
+        self._oom_kills = 0
+        self._parent_oom_kills = 0
+        self._peak: int | None = None
+
+    @property
+    def attach_files(self) -> Sequence[Path]:
+        """The one file."""
+        return [self._path / "cgroup.procs"]
+
+    def set_limits(self, limits: ResourceLimits) -> None:
+        """Write memory (swap off), pids and CPU bandwidth."""
+        if not self.set_memory(limits.memory_bytes):
+            raise LimitExceeded(
+                f"memory limit {limits.memory_bytes} is below what the session uses now; "
+                "ask for a larger one"
+            )
+        if "pids" in self._controllers:
+            self._write("pids.max", limits.pids)
+        if "cpu" in self._controllers:
+            quota = max(limits.cpu_millicores * PERIOD_US // 1000, 1000)
+            self._write("cpu.max", f"{quota} {PERIOD_US}")
+
+    def set_memory(self, memory_bytes: int) -> bool:
+        """Set the limit only when use is below it: the kernel would kill for it, not refuse."""
+        if "memory" not in self._controllers:
+            return True
+        above = self._number("memory.current") - memory_bytes
+        if above > 0:
+            with suppress(OSError):  # absent before Linux 5.19, EAGAIN when it gets less
+                self._write("memory.reclaim", above)
+            if self._number("memory.current") > memory_bytes:
+                return False
+        if self._has("memory.swap.max"):
+            self._write("memory.swap.max", 0)
+        self._write("memory.max", memory_bytes)
+        return True
+
+    def reset_peak(self) -> None:
+        """Start a new peak, which the kernel (6.12 on) keeps for each open file."""
+        if self._peak is None and self._has("memory.peak"):
+            with suppress(OSError):
+                self._peak = os.open(self._path / "memory.peak", os.O_RDWR | os.O_CLOEXEC)
+        if self._peak is not None:
+            try:
+                os.write(self._peak, b"reset")
+            except OSError:
+                self._close_peak()
+
+    def read(self) -> CgroupCounters:
+        """Read all counters now."""
+        cpu = pairs(self._fs.read(self._path / "cpu.stat"))
+        memory = peak = pids = refused = 0
+        if "memory" in self._controllers:
+            memory = self._number("memory.current")
+            peak = self._read_peak()
+            self._count_kills()
+        if "pids" in self._controllers:
+            pids = self._number("pids.current")
+            refused = pairs(self._fs.read(self._path / "pids.events")).get("max", 0)
+        return CgroupCounters(
+            memory_bytes=memory,
+            memory_peak_bytes=peak,
+            oom_kills=self._oom_kills,
+            parent_oom_kills=self._parent_oom_kills,
+            pids=pids,
+            pids_refused=refused,
+            cpu_us=cpu.get("usage_usec", 0),
+            cpu_throttled=cpu.get("nr_throttled", 0),
+        )
+
+    def pids(self) -> list[int]:
+        """Host pids inside."""
+        with suppress(FileNotFoundError):
+            return numbers(self._fs.read(self._path / "cgroup.procs"))
+        return []
+
+    def kill(self) -> None:
+        """By ``cgroup.kill`` (Linux 5.14 on), which forks cannot outrun; else pid by pid."""
+        deadline = time.monotonic() + KILL_WITHIN_S
+        by_kernel = self._has("cgroup.kill")
+        while pids := self.pids():
+            if by_kernel:
+                self._write("cgroup.kill", 1)
+            else:
+                kill_pids(pids)
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(0.0005)
+
+    def freeze(self) -> bool:
+        """Stop everything; False when it does not get there in time."""
+        if not self._has("cgroup.freeze"):
+            return False
+        self._write("cgroup.freeze", 1)
+        deadline = time.monotonic() + KILL_WITHIN_S
+        while time.monotonic() < deadline:
+            if pairs(self._fs.read(self._path / "cgroup.events")).get("frozen") == 1:
+                return True
+            time.sleep(0.0002)
+        return False
+
+    def thaw(self) -> None:
+        """Undo ``freeze``."""
+        if self._has("cgroup.freeze"):
+            self._write("cgroup.freeze", 0)
+
+    def rename(self, name: str) -> None:
+        """Nothing: this version cannot rename."""
+
+    def remove(self) -> bool:
+        """Remove the group when it is empty."""
+        removed = remove_group(self._fs, self._path)
+        if removed:
+            self._close_peak()
+        return removed
+
+    def _count_kills(self) -> None:
+        """Split new kills into ours and those of the parent.
+
+        ``oom`` of the local events rises where the limit was met, ``oom_kill`` where the victim
+        was; a kill without an ``oom`` of this group came from above it.
+        """
+        name = "memory.events.local" if self._has("memory.events.local") else "memory.events"
+        events = pairs(self._fs.read(self._path / name))
+        kills, ooms = events.get("oom_kill", 0), events.get("oom", 0)
+        if kills > self._oom_kills and ooms == self._own_ooms:
+            self._parent_oom_kills += kills - self._oom_kills
+        self._oom_kills, self._own_ooms = kills, ooms
+
+    def _read_peak(self) -> int:
+        if self._peak is not None:
+            return int(os.pread(self._peak, 64, 0))
+        return self._number("memory.peak") if self._has("memory.peak") else 0
+
+    def _close_peak(self) -> None:
+        if self._peak is not None:
+            os.close(self._peak)
+            self._peak = None
+
+    def _has(self, name: str) -> bool:
+        return self._fs.exists(self._path / name)
+
+    def _number(self, name: str) -> int:
+        return int(self._fs.read(self._path / name))
+
+    def _write(self, name: str, value: int | str) -> None:
+        self._fs.write(self._path / name, str(value))
+
+
+class V2Driver:
+    """Groups below ``<own>/<name>``; the worker itself moves to ``<own>/<name>-worker``."""
+
+    def __init__(
+        self, own: Path, top: Path, name: str, memory_bytes: int, fs: CgroupFs | None = None
+    ) -> None:
+        """Split the own group and cap the sessions' parent.
+
+        Args:
+            own: The group to build below: delegated to this process, or the host's root.
+            top: Mount point, searched for a dead worker's groups.
+            name: Of the parent group.
+            memory_bytes: What all sessions together may use.
+            fs: Another cgroupfs, for tests.
+
+        Raises:
+            OSError: Not delegated, or other processes are in ``own`` (EBUSY).
+        """
+        self._fs = fs or KernelCgroupFs()
+        self._own = own
+        self._top = top
+        self._parent = own / name
+        self._leaf = own / f"{name}-worker"
+        self._is_host_root = not self._fs.exists(own / "cgroup.type")
+        self._moved: list[int] = []
+        self._enabled: list[str] = []
+        try:
+            self._build(memory_bytes)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def version(self) -> int:
+        """2."""
+        return 2
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """Enabled for sessions; the freezer is part of every group of this version."""
+        return frozenset(self._enabled_below(self._parent)) | {"freezer"}
+
+    def create(self, name: str) -> V2Cgroup:
+        """Make one without limits."""
+        self._fs.mkdir(self._parent / name)
+        return V2Cgroup(self._parent / name, self._fs)
+
+    def remove_stale(self) -> list[str]:
+        """Also where a dead worker had its parent in another place."""
+        removed = []
+        for parent in list(find_groups(self._fs, self._top, self._parent.name)):
+            for child in self._fs.children(parent):
+                self._clear(V2Cgroup(parent / child, self._fs))
+                removed.append(child)
+            if parent != self._parent:
+                remove_group(self._fs, parent)
+                remove_group(self._fs, parent.with_name(f"{parent.name}-worker"))
+        return removed
+
+    def close(self) -> None:
+        """Remove the parent when it is empty, and put the worker back where it was."""
+        if not remove_group(self._fs, self._parent) or self._is_host_root:
+            return
+        with suppress(OSError):
+            self._disable(self._own)
+            for pid in numbers(self._fs.read(self._leaf / "cgroup.procs")):
+                self._fs.write(self._own / "cgroup.procs", str(pid))
+            remove_group(self._fs, self._leaf)
+
+    def _build(self, memory_bytes: int) -> None:
+        if not self._is_host_root:
+            self._move_to_leaf()
+        self._enable(self._own)
+        with suppress(FileExistsError):
+            self._fs.mkdir(self._parent)
+        self._enable(self._parent)
+        if self._fs.exists(self._parent / "memory.max"):
+            self._fs.write(self._parent / "memory.max", str(memory_bytes))
+
+    def _move_to_leaf(self) -> None:
+        """Move this process and its relatives; a stranger makes enabling fail, which is right."""
+        if not self._fs.exists(self._leaf):
+            self._fs.mkdir(self._leaf)
+        for pid in numbers(self._fs.read(self._own / "cgroup.procs")):
+            if pid in _relatives():
+                self._fs.write(self._leaf / "cgroup.procs", str(pid))
+
+    def _enable(self, group: Path) -> None:
+        available = self._fs.read(group / "cgroup.controllers").split()
+        for controller in CONTROLLERS:
+            if controller in available and controller not in self._enabled_below(group):
+                self._fs.write(group / "cgroup.subtree_control", f"+{controller}")
+                if group == self._own:
+                    self._enabled.append(controller)
+
+    def _disable(self, group: Path) -> None:
+        for controller in self._enabled:
+            self._fs.write(group / "cgroup.subtree_control", f"-{controller}")
+
+    def _enabled_below(self, group: Path) -> list[str]:
+        return self._fs.read(group / "cgroup.subtree_control").split()
+
+    @staticmethod
+    def _clear(cgroup: V2Cgroup) -> None:
+        cgroup.thaw()
+        deadline = time.monotonic() + CLEAR_WITHIN_S
+        cgroup.kill()
+        while not cgroup.remove() and time.monotonic() < deadline:
+            time.sleep(0.001)
+            cgroup.kill()
+
+
+def _relatives() -> frozenset[int]:
+    """This process, its ancestors and its descendants."""
+    parents: dict[int, int] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            with suppress(OSError, IndexError, ValueError):
+                stat = Path(f"/proc/{entry}/stat").read_text()
+                parents[int(entry)] = int(stat.rpartition(")")[2].split()[1])
+
+    def ancestry(pid: int) -> set[int]:
+        chain = set()
+        while pid > 0 and pid not in chain:
+            chain.add(pid)
+            pid = parents.get(pid, 0)
+        return chain
+
+    me = os.getpid()
+    return frozenset(ancestry(me) | {pid for pid in parents if me in ancestry(pid)})
