@@ -1,0 +1,170 @@
+"""How the worker launches and talks to the guest; what the guest says is hostile input.
+
+Launch contract (what a backend does)::
+
+    guest_argv(...) = TEMPLATE/bin/python GUEST/main.py FD WORKSPACE VENV SITE [flags]
+
+    FD     inherited descriptor: the guest's end of a SOCK_SEQPACKET pair
+    SITE   site-packages relative to VENV
+    flags  --init          it is PID 1 of a PID namespace
+           --own-uid       no namespace, but no other process has its uid: kill(-1) is safe
+           --no-proc       /proc is not that of its own namespace
+           --warm-mib N    largest warm parent; 0 is none
+    env    GUEST_ENV, nothing else; stdin, stdout, stderr on /dev/null; cwd anywhere
+
+Messages are lists of byte strings (``guest/codec.py``), one a datagram:
+
+    guest -> worker   ready
+                      exit RUN WAIT_STATUS LEFTOVERS
+                      failed RUN TEXT          the run was not started
+    worker -> guest   run RUN                  with descriptors stdout, stderr, stdin, payload
+                      kill RUN                 end it now
+                      changed                  site-packages changed: drop warm imports
+                      drop                     memory is short: drop warm imports
+
+The payload is a memfd with ``encode([kind, name, cwd, args, env, limits, fresh, code])``, where
+args, env (``K=V``) and limits (``NOFILE=1024``) are encoded lists themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from codegen_mcp.sandbox.base import GUEST, TEMPLATE, VENV, WORKSPACE
+from codegen_mcp.sandbox.guest.codec import decode, encode
+
+GUEST_ENV: Mapping[str, str] = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
+"""The guest's whole environment. LANG is that of every run: a fork keeps its interpreter's."""
+
+MAX_DATAGRAM = 64 * 1024
+
+FRESH_PREFIXES = ("PYTHON", "LD_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "LC_", "MALLOC_")
+FRESH_NAMES = frozenset(
+    {"LANG", "LANGUAGE", "TZ", "MPLBACKEND", "GLIBC_TUNABLES", "BLIS_NUM_THREADS"}
+)
+"""Variables that an interpreter or library reads when it starts: setting one forces a new one."""
+
+
+class GuestProtocolError(Exception):
+    """The guest sent what no guest of ours sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The guest is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A run is over and nothing of it is left."""
+
+    run: int
+    wait_status: int
+    leftovers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A run could not be started."""
+
+    run: int
+    text: str
+
+
+Reply = Ready | Exited | Failed
+
+
+def guest_argv(
+    *,
+    control_fd: int,
+    site_packages: str,
+    python: str = TEMPLATE + "/bin/python",
+    guest: str = GUEST,
+    workspace: str = WORKSPACE,
+    venv: str = VENV,
+    init: bool = True,
+    own_uid: bool = False,
+    proc: bool = True,
+    warm_mib: int = 192,
+) -> list[str]:
+    """Return the argument vector that starts the guest; see the launch contract above."""
+    argv = [python, f"{guest}/main.py", str(control_fd), workspace, venv, site_packages]
+    argv += ["--init"] if init else []
+    argv += ["--own-uid"] if own_uid else []
+    argv += [] if proc else ["--no-proc"]
+    return [*argv, "--warm-mib", str(warm_mib)]
+
+
+def needs_fresh_interpreter(env: Mapping[str, str]) -> bool:
+    """Whether variables that a caller set are read at an interpreter's start."""
+    return any(name in FRESH_NAMES or name.startswith(FRESH_PREFIXES) for name in env)
+
+
+def encode_payload(
+    *,
+    kind: str,
+    name: str,
+    cwd: str,
+    args: Sequence[str],
+    env: Mapping[str, str],
+    limits: Mapping[str, int],
+    fresh: bool,
+    code: bytes = b"",
+) -> bytes:
+    """Encode a run.
+
+    Args:
+        kind: ``code``, ``file`` or ``exec``.
+        name: Shown file name of code, path of a file (relative to cwd or absolute); else empty.
+        cwd: Absolute, as the sandbox sees it.
+        args: What follows argv[0]; for ``exec`` the whole vector.
+        env: The whole environment.
+        limits: rlimit name without ``RLIMIT_`` to value, soft and hard.
+        fresh: Start a new interpreter instead of using the forked one.
+        code: Source text.
+    """
+    return encode(
+        [
+            kind.encode(),
+            os.fsencode(name),
+            os.fsencode(cwd),
+            encode([os.fsencode(arg) for arg in args]),
+            encode([os.fsencode(f"{key}={value}") for key, value in env.items()]),
+            encode([f"{key}={value}".encode() for key, value in limits.items()]),
+            b"1" if fresh else b"",
+            code,
+        ]
+    )
+
+
+def parse_reply(datagram: bytes) -> Reply:
+    """Parse what the guest said.
+
+    Raises:
+        GuestProtocolError: It is not one of the messages above, or a number is out of range.
+    """
+    try:
+        message = decode(datagram)
+    except ValueError as error:
+        raise GuestProtocolError(f"not a message: {error}") from None
+    match message:
+        case [b"ready"]:
+            return Ready()
+        case [b"exit", run, status, leftovers]:
+            return Exited(
+                _number(run, 2**62), _number(status, 0xFFFF), min(_number(leftovers, 2**31), 2**22)
+            )
+        case [b"failed", run, text]:
+            return Failed(_number(run, 2**62), text[:500].decode("utf-8", "replace"))
+    raise GuestProtocolError(f"unknown message of {len(message)} parts")
+
+
+def _number(text: bytes, largest: int) -> int:
+    if not 0 < len(text) <= 19 or not text.isdigit():
+        raise GuestProtocolError("not a number")
+    value = int(text)
+    if value > largest:
+        raise GuestProtocolError("number out of range")
+    return value
