@@ -7,8 +7,28 @@ from typing import Any
 
 from codegen_mcp.tools.base import Tool
 from codegen_mcp.tools.echo import EchoTool
+from codegen_mcp.tools.fs_delete import FsDeleteTool
+from codegen_mcp.tools.fs_list import FsListTool
+from codegen_mcp.tools.fs_move import FsMoveTool
+from codegen_mcp.tools.fs_read import FsReadTool
+from codegen_mcp.tools.fs_stat import FsStatTool
+from codegen_mcp.tools.fs_write import FsWriteTool
+from codegen_mcp.tools.pkg_install import PkgInstallTool
+from codegen_mcp.tools.run_python import RunPythonTool
+from codegen_mcp.tools.run_shell import RunShellTool
 
-TOOLS: tuple[Tool[Any, Any], ...] = (EchoTool(),)
+TOOLS: tuple[Tool[Any, Any], ...] = (
+    EchoTool(),
+    FsReadTool(),
+    FsWriteTool(),
+    FsListTool(),
+    FsStatTool(),
+    FsMoveTool(),
+    FsDeleteTool(),
+    RunPythonTool(),
+    RunShellTool(),
+    PkgInstallTool(),
+)
 
 
 def tools_by_name() -> Mapping[str, Tool[Any, Any]]:
