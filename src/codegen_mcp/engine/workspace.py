@@ -73,12 +73,21 @@ class SessionWorkspace:
         """Change the longest file that may be written."""
         self._held.max_file_bytes = max_file_bytes
 
+    def close(self) -> None:
+        """Refuse further calls, stop what runs, and close every stream and descriptor.
+
+        Idempotent. What runs in a thread ends at its next step, the descriptors after it.
+        """
+        if not self._closed:
+            self._closed = True
+            self._threads.close(self._release)
+
     async def aclose(self) -> None:
-        """Stop what runs, close every stream and descriptor. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        await self._threads.aclose()
+        """Close, and return when nothing of it is open any more."""
+        self.close()
+        await self._threads.idle()
+
+    def _release(self) -> None:
         self._streams.close()
         os.close(self._held.fd)
 

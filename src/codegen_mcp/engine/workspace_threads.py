@@ -38,13 +38,14 @@ class FileThreads:
     """Runs file work; cancelling the caller stops the thread and waits for it."""
 
     def __init__(self, executor: ThreadPoolExecutor | None) -> None:
-        """Borrow ``executor``; None makes one of two threads at first need, ended by aclose."""
+        """Borrow ``executor``; None makes one of two threads at first need, ended by close."""
         self._executor = executor
         self._owned: ThreadPoolExecutor | None = None
         self._running: set[Stop] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+        self._then: Callable[[], None] | None = None
 
     async def run(self, work: Callable[[Stop], T]) -> T:
         """Run ``work`` in a thread; when this returns or raises, the thread is done with it."""
@@ -65,17 +66,29 @@ class FileThreads:
         finally:
             self._running.discard(stop)
             if not self._running:
-                self._idle.set()
+                self._become_idle()
 
-    async def aclose(self) -> None:
-        """Stop what runs, return when all of it has ended; later calls of ``run`` are refused."""
+    def close(self, then: Callable[[], None]) -> None:
+        """Refuse new work, ask what runs to stop, and call ``then`` when all of it has ended."""
         self._closed = True
+        self._then = then
         for stop in self._running:
             stop.ask()
+        if not self._running:
+            self._become_idle()
+
+    async def idle(self) -> None:
+        """Return when nothing runs."""
         await self._idle.wait()
-        if self._owned is not None:
-            self._owned.shutdown(wait=False)
-            self._owned = None
+
+    def _become_idle(self) -> None:
+        self._idle.set()
+        if self._then is not None:
+            self._then, then = None, self._then
+            if self._owned is not None:
+                self._owned.shutdown(wait=False)
+                self._owned = None
+            then()
 
     def _pool(self) -> ThreadPoolExecutor:
         if self._executor is not None:
