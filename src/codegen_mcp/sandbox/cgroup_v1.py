@@ -144,7 +144,10 @@ class V1Cgroup:
 
     def freeze(self) -> bool:
         """Stop everything; False when there is no freezer or it does not get there in time."""
-        return self._freeze(KILL_WITHIN_S)
+        if self._freeze(KILL_WITHIN_S):
+            return True
+        self.thaw()
+        return False
 
     def _freeze(self, within_s: float) -> bool:
         if "freezer" not in self._paths:

@@ -143,6 +143,7 @@ class V2Cgroup:
             if pairs(self._fs.read(self._path / "cgroup.events")).get("frozen") == 1:
                 return True
             time.sleep(0.0002)
+        self.thaw()
         return False
 
     def thaw(self) -> None:

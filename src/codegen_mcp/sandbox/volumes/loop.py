@@ -1,0 +1,234 @@
+"""Volumes as ext4 images on loop devices: bytes and number of files are held by the kernel.
+
+Disk promised is disk reserved: the image is allocated in full, so that a host that fills up takes
+nothing from a session (a sparse image swallows acknowledged writes there). It has a journal:
+without one ext4 searches its recently deleted inodes at every create, and a crash needs a repair.
+``discard`` is never used, for it would give the reservation back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from codegen_mcp.core.errors import Corrupt, Full
+from codegen_mcp.core.limits import MIB
+from codegen_mcp.sandbox import mounts
+from codegen_mcp.sandbox.base import Enforcement, HostIdentity
+from codegen_mcp.sandbox.loop_device import attached
+from codegen_mcp.sandbox.volumes import image as images
+from codegen_mcp.sandbox.volumes.attributes import no_copy_on_write
+from codegen_mcp.sandbox.volumes.base import VolumeUsage
+from codegen_mcp.sandbox.volumes.layout import ROOT, claim, populate
+from codegen_mcp.sandbox.volumes.space import RETRY_AFTER_S, VolumeConfig, admit, free_on
+from codegen_mcp.sandbox.volumes.threads import to_end
+
+IMAGE = "volume.img"
+FULL_BELOW = 512 * 1024
+"""ext4 refuses a write when less than this is left: it keeps some blocks for its own trees."""
+UNMOUNT_WITHIN_S = 2.0
+_FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOATIME
+_DATA = "noinit_itable,errors=remount-ro"
+"""The image is zeros where nothing was written: clearing inode tables would only occupy disk."""
+_DAMAGED = frozenset({errno.EUCLEAN, errno.EINVAL, errno.EIO, errno.EBADMSG})
+
+
+class LoopVolume:
+    """A mounted image."""
+
+    def __init__(self, directory: Path, size_bytes: int) -> None:
+        self._directory = directory
+        self._size_bytes = size_bytes
+        self._attached = True
+        self._detaching = asyncio.Lock()
+        self._last = VolumeUsage(used_bytes=0, size_bytes=size_bytes, full=False)
+
+    @property
+    def root(self) -> Path:
+        """The mount point."""
+        return self._directory / ROOT
+
+    def moved(self, directory: Path) -> None:
+        """A mount follows a renamed parent by itself; only the path is noted."""
+        self._directory = directory
+
+    def usage(self) -> VolumeUsage:
+        """Ask the file system; the last answer once it is detached."""
+        if self._attached:
+            figures = os.statvfs(self.root)
+            left = figures.f_bavail * figures.f_frsize
+            used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+            self._last = VolumeUsage(
+                used_bytes=min(used, self._size_bytes),
+                size_bytes=self._size_bytes,
+                full=left < FULL_BELOW or figures.f_favail == 0,
+            )
+        return self._last
+
+    async def detach(self) -> None:
+        """Unmount; the device goes with its last user."""
+        async with self._detaching:
+            if self._attached:
+                self.usage()
+                self._attached = False
+                await to_end(lambda: _unmount(self.root))
+
+
+class LoopDriver:
+    """Makes them; needs root, loop devices and a file system that can reserve."""
+
+    def __init__(self, config: VolumeConfig) -> None:
+        self._config = config
+        self._templates = images.ImageTemplates(config.state_directory / "volume-templates")
+        self._admission = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """``loop``."""
+        return "loop"
+
+    @property
+    def enforcement(self) -> Enforcement:
+        """The file system itself."""
+        return Enforcement.KERNEL
+
+    async def create(
+        self, directory: Path, size_bytes: int, identity: HostIdentity | None
+    ) -> LoopVolume:
+        """Copy a template, reserve, attach and mount: about 5 ms, in a thread."""
+        await to_end(
+            lambda: self._create(directory, size_bytes, identity),
+            undo=lambda _: _discard(directory),
+        )
+        return LoopVolume(directory, size_bytes)
+
+    async def adopt(self, directory: Path, identity: HostIdentity | None) -> LoopVolume:
+        """Mount what a dead worker left; the journal is replayed, e2fsck runs only on damage."""
+        size_bytes = await to_end(
+            lambda: _adopt(directory, identity), undo=lambda _: _unmount(directory / ROOT)
+        )
+        return LoopVolume(directory, size_bytes)
+
+    def free_bytes(self) -> int:
+        """Room left for promises; those that were made are taken from the free space already."""
+        return max(free_on(self._config.state_directory) - self._config.reserve_bytes, 0)
+
+    def _create(self, directory: Path, size_bytes: int, identity: HostIdentity | None) -> None:
+        template = self._templates.get(size_bytes)
+        no_copy_on_write(directory)
+        with self._admission:
+            admit(self._config, images.image_bytes(size_bytes), 0)
+            try:
+                reserve = not self._config.overcommit
+                images.copy_image(template, directory / IMAGE, reserve=reserve)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                raise Full(
+                    "the host ran out of disk while a volume was reserved; "
+                    "destroy sessions or free space on the host",
+                    reason="DISK_FULL",
+                    retry_after_s=RETRY_AFTER_S,
+                ) from error
+        try:
+            (directory / ROOT).mkdir(mode=0o711)
+            _mount(directory)
+            populate(directory / ROOT, identity)
+        except BaseException:
+            _discard(directory)
+            raise
+
+
+async def probe(config: VolumeConfig) -> str:
+    """Make one small volume, write to it and take it down; the reason why not, or nothing."""
+    if os.geteuid() != 0:
+        return "mounting needs root"
+    with tempfile.TemporaryDirectory(prefix="probe-", dir=config.state_directory) as name:
+        directory = Path(name)
+        driver = LoopDriver(VolumeConfig(state_directory=directory, reserve_bytes=0))
+        try:
+            volume = await driver.create(directory, 8 * MIB, None)
+        except (OSError, Full) as error:
+            return str(error)
+        try:
+            await to_end(lambda: _write_through(volume.root / "probe"))
+        except OSError as error:
+            return str(error)
+        finally:
+            await volume.detach()
+    return ""
+
+
+def _write_through(path: Path) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, b"probe")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mount(directory: Path) -> None:
+    with attached(directory / IMAGE) as device:
+        mounts.mount(str(device), directory / ROOT, "ext4", _FLAGS, _DATA)
+
+
+def _adopt(directory: Path, identity: HostIdentity | None) -> int:
+    image = directory / IMAGE
+    root = directory / ROOT
+    try:
+        size_bytes = images.promised_bytes(image)
+        root.mkdir(mode=0o711, exist_ok=True)
+        with attached(image) as device:
+            if images.has_errors(image) and not images.repair(device):
+                raise Corrupt(f"{str(image)!r} is damaged beyond automatic repair")
+            try:
+                mounts.mount(str(device), root, "ext4", _FLAGS, _DATA)
+            except OSError as error:
+                if error.errno not in _DAMAGED or not images.repair(device):
+                    raise
+                mounts.mount(str(device), root, "ext4", _FLAGS, _DATA)
+    except BlockingIOError as error:
+        raise Corrupt(f"{str(image)!r} is still attached to a loop device") from error
+    except OSError as error:
+        raise Corrupt(f"{str(image)!r} cannot be attached: {error}") from error
+    try:
+        claim(root, identity)
+    except BaseException:
+        _unmount(root)
+        raise
+    return size_bytes
+
+
+def _unmount(root: Path) -> None:
+    """Unmount; what is still busy after a while goes with its last user."""
+    deadline = time.monotonic() + UNMOUNT_WITHIN_S
+    while True:
+        try:
+            mounts.unmount(root)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                return
+            if error.errno != errno.EBUSY:
+                raise
+            if time.monotonic() >= deadline:
+                mounts.unmount(root, mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)
+                return
+            time.sleep(0.005)
+        else:
+            return
+
+
+def _discard(directory: Path) -> None:
+    """Take down a volume that nobody will use."""
+    _unmount(directory / ROOT)
+    with suppress(FileNotFoundError):
+        (directory / ROOT).rmdir()
+    with suppress(FileNotFoundError):
+        (directory / IMAGE).unlink()

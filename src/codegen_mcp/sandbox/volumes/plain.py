@@ -1,0 +1,214 @@
+"""Volumes as plain directories; the worker watches their size.
+
+For where loop devices cannot be had. The watch lags behind a fast writer, which the probe says
+(enforced by the worker): it counts with du(1), which no depth of directories defeats, soon after
+the host's free space fell, and rarely while nothing moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import threading
+import time
+import weakref
+from pathlib import Path
+
+from codegen_mcp.core.errors import Corrupt
+from codegen_mcp.core.limits import MIB
+from codegen_mcp.sandbox.base import Enforcement, HostIdentity
+from codegen_mcp.sandbox.volumes.attributes import spread_children
+from codegen_mcp.sandbox.volumes.base import VolumeUsage
+from codegen_mcp.sandbox.volumes.layout import ROOT, claim, populate
+from codegen_mcp.sandbox.volumes.space import VolumeConfig, admit, free_on
+from codegen_mcp.sandbox.volumes.threads import to_end
+
+RECORD = "volume.json"
+FORMAT = 1
+POLL_S = 0.1
+"""How often the host's free space is looked at: one system call."""
+MAX_INTERVAL_S = 5.0
+COST_FACTOR = 10
+"""Counting may take a tenth of the time."""
+GROWN = 4 * MIB
+
+
+class PlainVolume:
+    """A directory and its watcher."""
+
+    def __init__(self, directory: Path, size_bytes: int) -> None:
+        self._directory = directory
+        self._size_bytes = size_bytes
+        self._used_bytes = 0
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def root(self) -> Path:
+        """The directory."""
+        return self._directory / ROOT
+
+    @property
+    def unused_bytes(self) -> int:
+        """What was promised and is not yet taken from the host."""
+        return max(self._size_bytes - self._used_bytes, 0)
+
+    def start(self) -> None:
+        """Begin to watch; ``detach`` ends it."""
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    def moved(self, directory: Path) -> None:
+        """The next count goes there."""
+        self._directory = directory
+
+    def usage(self) -> VolumeUsage:
+        """The last count."""
+        return VolumeUsage(
+            used_bytes=self._used_bytes,
+            size_bytes=self._size_bytes,
+            full=self._used_bytes >= self._size_bytes or self._host_is_full(),
+        )
+
+    async def detach(self) -> None:
+        """End the watcher."""
+        if self._watcher:
+            watcher, self._watcher = self._watcher, None
+            watcher.cancel()
+            await asyncio.wait([watcher])
+
+    async def count(self) -> bool:
+        """Count now; whether anything changed (or could not be counted)."""
+        used = await disk_usage(self.root)
+        before = self._used_bytes
+        if used is not None:
+            self._used_bytes = used
+        return used != before
+
+    def _host_is_full(self) -> bool:
+        try:
+            figures = os.statvfs(self.root)
+        except FileNotFoundError:  # being moved
+            return False
+        return figures.f_bavail == 0 or (figures.f_files > 0 and figures.f_favail == 0)
+
+    async def _watch(self) -> None:
+        moving, cost = False, 0.0
+        while True:
+            await self._rest(moving, cost)
+            started = time.monotonic()
+            moving = await self.count()
+            cost = time.monotonic() - started
+
+    async def _rest(self, moving: bool, cost: float) -> None:
+        """Wait until counting again is worth it."""
+        started = time.monotonic()
+        free = free_on(self._directory.parent)
+        soonest = started + cost * COST_FACTOR
+        latest = max(soonest, started + MAX_INTERVAL_S)
+        while True:
+            await asyncio.sleep(POLL_S)
+            now = time.monotonic()
+            grown = free - free_on(self._directory.parent) > min(GROWN, self.unused_bytes // 4)
+            if now >= latest or (now >= soonest and (grown or moving)):
+                return
+
+
+class PlainDriver:
+    """Makes them; works everywhere."""
+
+    def __init__(self, config: VolumeConfig) -> None:
+        self._config = config
+        self._volumes: weakref.WeakSet[PlainVolume] = weakref.WeakSet()
+        self._admission = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """``plain``."""
+        return "plain"
+
+    @property
+    def enforcement(self) -> Enforcement:
+        """Counted, so with a lag."""
+        return Enforcement.WORKER
+
+    async def create(
+        self, directory: Path, size_bytes: int, identity: HostIdentity | None
+    ) -> PlainVolume:
+        """Make the directory; what is promised to others and not used yet counts as taken."""
+        with self._admission:
+            admit(self._config, size_bytes, self._outstanding())
+            volume = PlainVolume(directory, size_bytes)
+            self._volumes.add(volume)
+        try:
+            await to_end(lambda: _create(directory, size_bytes, identity))
+        except BaseException:
+            self._volumes.discard(volume)
+            await to_end(lambda: _discard(directory))
+            raise
+        volume.start()
+        return volume
+
+    async def adopt(self, directory: Path, identity: HostIdentity | None) -> PlainVolume:
+        """Take over the directory."""
+        size_bytes = _read_record(directory)
+        await to_end(lambda: claim(directory / ROOT, identity))
+        volume = PlainVolume(directory, size_bytes)
+        await volume.count()
+        self._volumes.add(volume)
+        volume.start()
+        return volume
+
+    def free_bytes(self) -> int:
+        """Room left for promises."""
+        left = free_on(self._config.state_directory) - self._config.reserve_bytes
+        return max(left - (0 if self._config.overcommit else self._outstanding()), 0)
+
+    def _outstanding(self) -> int:
+        return sum(volume.unused_bytes for volume in self._volumes)
+
+
+async def disk_usage(directory: Path) -> int | None:
+    """Bytes allocated to a tree, links counted once; None when it could not be counted."""
+    process = await asyncio.create_subprocess_exec(
+        *("du", "-sx", "--block-size=1", "--", str(directory)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        output, _ = await process.communicate()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+    figure = output.split(b"\t", 1)[0]
+    return int(figure) if figure.isdigit() else None
+
+
+def _create(directory: Path, size_bytes: int, identity: HostIdentity | None) -> None:
+    record = {"format": FORMAT, "kind": "plain", "size_bytes": size_bytes}
+    (directory / RECORD).write_text(json.dumps(record))
+    spread_children(directory)
+    (directory / ROOT).mkdir(mode=0o711)
+    populate(directory / ROOT, identity)
+
+
+def _read_record(directory: Path) -> int:
+    path = directory / RECORD
+    try:
+        record = json.loads(path.read_text())
+        version, size_bytes = int(record["format"]), int(record["size_bytes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"{str(path)!r} cannot be read: {error}") from error
+    if version > FORMAT:
+        raise Corrupt(f"{str(path)!r} has format {version}; this version reads up to {FORMAT}")
+    return size_bytes
+
+
+def _discard(directory: Path) -> None:
+    shutil.rmtree(directory / ROOT, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        (directory / RECORD).unlink()
