@@ -1,0 +1,28 @@
+"""What the guest was told at its start."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+class Config:
+    """Parsed arguments, and facts of the interpreter before any session code ran."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.guest = os.path.dirname(argv[0])
+        self.control_fd = int(argv[1])
+        self.workspace, self.venv, self.site = argv[2:5]
+        flags = argv[5:]
+        self.init = "--init" in flags
+        self.own_uid = "--own-uid" in flags
+        self.proc = "--no-proc" not in flags
+        self.warm_kib = int(flags[flags.index("--warm-mib") + 1]) * 1024 if self.init else 0
+        self.template = sys.prefix
+        self.modules = frozenset(sys.modules)
+        """Of a bare interpreter; what comes later is the guest's and goes before code runs."""
+
+    @property
+    def site_packages(self) -> str:
+        """Directory of the session's packages."""
+        return self.venv + "/" + self.site

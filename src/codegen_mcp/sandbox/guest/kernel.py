@@ -1,0 +1,50 @@
+"""System calls that Python has no function for: prctl(2), pidfd_open(2), close_range(2).
+
+Straight on ``_ctypes``: the ``ctypes`` package would stay in every session's memory.
+"""
+
+from __future__ import annotations
+
+import _ctypes  # type: ignore[import-not-found]  # private, has no stub
+import os
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+_PIDFD_OPEN = 434
+_CLOSE_RANGE = 436
+
+
+class _Long(_ctypes._SimpleCData):  # type: ignore[misc]
+    _type_ = "l"
+
+
+class _Function(_ctypes.CFuncPtr):  # type: ignore[misc]
+    _flags_ = _ctypes.FUNCFLAG_CDECL
+    _restype_ = _Long
+
+
+_LIBC = _ctypes.dlopen(None, 0)
+_PRCTL = _Function(_ctypes.dlsym(_LIBC, "prctl"))
+_SYSCALL = _Function(_ctypes.dlsym(_LIBC, "syscall"))
+
+
+def prctl(option: int, value: int) -> None:
+    """Change an attribute of this process; OSError when it is refused."""
+    if _PRCTL(_Long(option), _Long(value), _Long(0), _Long(0), _Long(0)) & 0xFFFFFFFF:
+        raise OSError(0, f"prctl({option}, {value}) was refused")
+
+
+def pidfd_open(pid: int) -> int:
+    """Return a descriptor that becomes readable when the child ends."""
+    fd = int(_SYSCALL(_Long(_PIDFD_OPEN), _Long(pid), _Long(0)))
+    if fd < 0:
+        raise OSError(0, f"pidfd_open({pid}) was refused")
+    return fd
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from this one on."""
+    if int(_SYSCALL(_Long(_CLOSE_RANGE), _Long(first), _Long(0x7FFFFFFF), _Long(0))) < 0:
+        os.closerange(first, 65536)

@@ -1,0 +1,50 @@
+"""The guest's entry; its arguments are described in the worker's ``guest_protocol.py``."""
+
+from __future__ import annotations
+
+import _signal
+import gc
+import os
+import sys
+
+
+def harden(init: bool) -> None:
+    """Make this process one that code inside cannot signal, trace, read or catch with a secret."""
+    from kernel import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
+
+    # The kernel drops signals to a namespace's init that it has no handler for.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    prctl(PR_SET_DUMPABLE, 0)
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if not init:
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        threads = len(os.listdir("/proc/self/task"))
+    except OSError:
+        threads = 1
+    if threads != 1:
+        sys.exit("guest: the interpreter has threads of its own; a fork of it would hang")
+
+
+def main() -> None:
+    """Serve until the worker closes the control socket."""
+    import _socket
+
+    from config import Config
+
+    config = Config(sys.argv)
+    from loop import Guest
+
+    harden(config.init)
+    os.umask(0o022)
+    os.chdir("/")
+    control = _socket.socket(fileno=config.control_fd)
+    os.set_inheritable(config.control_fd, False)
+    compile("try:\n    pass\nexcept OSError as e:\n    raise", "warm", "exec")
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    Guest(config, control).serve()
+
+
+main()

@@ -1,0 +1,36 @@
+"""Datagrams with descriptors (unix(7), SCM_RIGHTS), straight on ``_socket``."""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from codec import decode, encode
+
+MAX_DATAGRAM = 65536
+
+
+def send(sock: _socket.socket, items: list[bytes], fds: list[int] | None = None) -> None:
+    """Send one message."""
+    rights = []
+    if fds:
+        packed = b"".join([fd.to_bytes(4, "little") for fd in fds])
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)]
+    sock.sendmsg([encode(items)], rights)
+
+
+def receive(sock: _socket.socket, count: int = 4) -> tuple[list[bytes], list[int]]:
+    """Return the next message and its descriptors; an empty list at the end of file."""
+    data, ancillary, _, _ = sock.recvmsg(MAX_DATAGRAM, _socket.CMSG_SPACE(4 * count))
+    fds: list[int] = []
+    for level, kind, packed in ancillary:
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+            whole = len(packed) - len(packed) % 4
+            fds += [int.from_bytes(packed[i : i + 4], "little") for i in range(0, whole, 4)]
+    return decode(data), fds
+
+
+def close_all(fds: list[int]) -> None:
+    """Close descriptors."""
+    for fd in fds:
+        os.close(fd)

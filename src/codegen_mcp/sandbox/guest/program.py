@@ -1,0 +1,196 @@
+"""A Python program in this process: made ``__main__``, run, and ended as an interpreter ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import finish
+
+TYPE_CHECKING = False  # importing typing would cost memory in every session
+if TYPE_CHECKING:
+    from config import Config
+
+CODE_NAME = "-c"
+
+
+class Program:
+    """Source text or a file of the workspace."""
+
+    def __init__(
+        self, config: Config, kind: bytes, name: str, arguments: list[str], code: bytes
+    ) -> None:
+        self.is_file = kind == b"file"
+        self.name = name
+        self.arguments = arguments
+        self.source = code
+        self.site_packages = config.site_packages
+        self.path = os.path.join(os.getcwd(), name) if self.is_file else name
+        """What tracebacks show: absolute for a file since Python 3.9."""
+        self.code: object = None
+        self.error: BaseException | None = None
+
+    @property
+    def directory(self) -> str:
+        """sys.path[0]: the directory of a file (links resolved), else the current one."""
+        return os.path.dirname(os.path.realpath(self.path)) if self.is_file else ""
+
+    def load(self) -> None:
+        """Read and compile; what goes wrong is kept and told when the program starts."""
+        try:
+            if self.is_file:
+                with open(self.path, "rb") as file:
+                    self.source = file.read()
+            if self.direct_argv("") is None:
+                self.code = compile(self.source, self.path, "exec", dont_inherit=True)
+        except BaseException as error:
+            self.error = error.with_traceback(None)
+
+    def direct_argv(self, python: str) -> list[str] | None:
+        """Arguments that leave all to the interpreter: for a zip, a directory or bytecode."""
+        special = self.is_file and (
+            self.path.endswith(".pyc") or os.path.isdir(self.path) or self.source[:2] == b"PK"
+        )
+        return [python, self.name, *self.arguments] if special else None
+
+    def imported_packages(self) -> list[bytes]:
+        """Names in the code that are packages of the session's environment."""
+        try:
+            installed = {entry.partition(".")[0] for entry in os.listdir(self.site_packages)}
+        except OSError:
+            return []
+        found: set[str] = set()
+        todo = [self.code] if self.code is not None and installed else []
+        while todo:
+            code = todo.pop()
+            found.update(name.partition(".")[0] for name in code.co_names)  # type: ignore[attr-defined]
+            todo += [c for c in code.co_consts if type(c) is type(code)]  # type: ignore[attr-defined]
+        return sorted(name.encode() for name in found & installed)
+
+    def needs_exec(self, warm: frozenset[str]) -> bool:
+        """Whether what is imported already could hide a module beside the program."""
+        if self.direct_argv("") is not None:
+            return True
+        if not warm:
+            return False
+        try:
+            beside = {entry.partition(".")[0] for entry in os.listdir(self.directory or ".")}
+        except OSError:
+            return True
+        return not beside.isdisjoint(warm)
+
+    def run_forked(self, config: Config, warm: frozenset[str]) -> None:
+        """Run in a forked interpreter; never returns."""
+        forget_guest(config)
+        if warm:
+            reseed()
+        import_signals()
+        self.run(config.venv + "/bin/python")
+
+    def run(self, executable: str) -> None:
+        """Run as ``__main__`` and end the process as the interpreter would."""
+        shown = self.name if self.is_file else CODE_NAME
+        sys.argv[:] = [shown, *self.arguments]
+        if hasattr(sys, "orig_argv"):
+            head = [self.name] if self.is_file else [CODE_NAME, os.fsdecode(self.source)]
+            sys.orig_argv[:] = [executable, *head, *self.arguments]
+        sys.path.insert(0, self.directory)
+        open_streams()
+        main = type(sys)("__main__")
+        names = main.__dict__
+        if sys.version_info < (3, 14):
+            names["__annotations__"] = {}
+        names["__builtins__"] = sys.modules["builtins"]
+        if self.is_file:
+            from _frozen_importlib_external import SourceFileLoader  # type: ignore[import-not-found]
+
+            names["__loader__"] = SourceFileLoader("__main__", self.path)
+            names["__file__"] = self.path
+            names["__cached__"] = None
+        else:
+            from _frozen_importlib import BuiltinImporter  # type: ignore[import-not-found]
+
+            names["__loader__"] = BuiltinImporter
+            remember_source(self.path, self.source)
+        sys.modules["__main__"] = main
+        before = set(sys.modules)
+        status = 0
+        try:
+            if self.error is not None:
+                raise self.error
+            exec(self.code, names)  # type: ignore[arg-type]
+        except BaseException as error:
+            status = finish.report(error, self, executable)
+        finish.end(status, before)
+
+
+def forget_guest(config: Config) -> None:
+    """Take the guest's own modules out, so that a program finds a bare interpreter."""
+    for name in [name for name in sys.modules if name not in config.modules]:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(config.guest + "/"):
+            del sys.modules[name]
+
+
+def become_environment(config: Config, warm: bool) -> None:
+    """Be the interpreter of the session's environment instead of the template's (site)."""
+    if warm:
+        return
+    import site
+
+    template, venv = config.template, config.venv
+    sys.executable = venv + "/bin/python"
+    sys.prefix = sys.exec_prefix = venv
+    site.PREFIXES[:] = [venv if prefix == template else prefix for prefix in site.PREFIXES]
+    gone = (config.guest, template)
+    sys.path[:] = [p for p in sys.path if p != gone[0] and not p.startswith(template + "/")]
+    for place in [p for p in sys.path_importer_cache if p.startswith(gone)]:
+        del sys.path_importer_cache[place]
+    sys.modules.pop("sysconfig", None)
+    site.addsitepackages(set(sys.path), [venv])
+
+
+def open_streams() -> None:
+    """Make sys.stdin, stdout and stderr anew over descriptors 0 to 2, as at a start.
+
+    Line buffered, so that what was printed is out before a run may be killed.
+    """
+    import io
+
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        old = getattr(sys, "__" + name + "__")
+        raw = io.FileIO(number, mode + "b", closefd=False)
+        raw.name = f"<{name}>"
+        buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+        text = io.TextIOWrapper(
+            buffer,
+            encoding=old.encoding if old is not None else "utf-8",
+            errors=old.errors if old is not None else "strict",
+            newline=None if mode == "r" else "\n",
+            line_buffering=mode == "w",
+        )
+        text.mode = mode
+        setattr(sys, name, text)
+        setattr(sys, "__" + name + "__", text)
+
+
+def import_signals() -> None:
+    """Give SIGINT back the handler that every interpreter starts with."""
+    import _signal
+
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
+def reseed() -> None:
+    """Give a fork of the warm parent randomness of its own where the library does not."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def remember_source(name: str, source: bytes) -> None:
+    """Let tracebacks and inspect show the lines of source text that is in no file."""
+    linecache = sys.modules.get("linecache")
+    if linecache is not None:
+        text = source.decode("utf-8", "replace")
+        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
