@@ -84,9 +84,7 @@ def check() -> int:
     """Run every check; the number of those that failed."""
     failed = differences()
     for line in failed:
-        print(
-            f"{line}: differs from what proto/ gives; run ./dev proto and commit", file=sys.stderr
-        )
+        sys.stderr.write(f"{line}: not what proto/ gives; run ./dev proto and commit\n")
     return (
         bool(failed)
         + bool(buf("lint"))

@@ -369,11 +369,17 @@ class FsListRequest(_message.Message):
     RECURSIVE_FIELD_NUMBER: _builtins.int
     PATTERN_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Relative to the workspace; empty is the workspace itself."""
     recursive: _builtins.bool
     pattern: _builtins.str
     """A glob such as "*.py"; empty is everything."""
+    limit: _builtins.int
+    """Entries to return at most; 0 is as many as one answer holds."""
+    offset: _builtins.int
+    """Entries to skip: next_offset of the page before."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -383,10 +389,12 @@ class FsListRequest(_message.Message):
         recursive: _builtins.bool = ...,
         pattern: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        limit: _builtins.int = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "path", b"path", "pattern", b"pattern", "recursive", b"recursive"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "metadata", b"metadata", "offset", b"offset", "path", b"path", "pattern", b"pattern", "recursive", b"recursive"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -419,8 +427,11 @@ class FsListResponse(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     TOTAL_COUNT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
     total_count: _builtins.int
     """How many matched."""
+    next_offset: _builtins.int
+    """Where the next page begins; 0 on the last."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileInfo]:
         """In the order of their path's bytes. Fewer than total_count when one answer cannot hold all."""
@@ -433,10 +444,11 @@ class FsListResponse(_message.Message):
         files: _abc.Iterable[Global___FileInfo] | None = ...,
         total_count: _builtins.int = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        next_offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "metadata", b"metadata", "total_count", b"total_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "metadata", b"metadata", "next_offset", b"next_offset", "total_count", b"total_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -463,11 +475,11 @@ class FileInfo(_message.Message):
     is_directory: _builtins.bool
     modified_time_ms: _builtins.int
     path_bytes: _builtins.bytes
-    """The path exactly, where it is not UTF-8; else empty."""
+    """The path exactly."""
     link_target: _builtins.str
     """Where a symbolic link points; empty for everything else."""
     mode: _builtins.int
-    """Type and permission bits as in stat(2)."""
+    """Permission bits."""
     def __init__(
         self,
         *,

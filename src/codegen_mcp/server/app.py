@@ -1,0 +1,180 @@
+"""The worker's gRPC server: built, started, drained and stopped in one place."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+import structlog
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from codegen_mcp._proto.codegen.v1 import (
+    artifact_service_pb2,
+    artifact_service_pb2_grpc,
+    common_pb2,
+    session_management_pb2,
+    session_management_pb2_grpc,
+    task_execution_pb2,
+    task_execution_pb2_grpc,
+    tools_pb2,
+    worker_lifecycle_pb2,
+    workspace_files_pb2,
+    workspace_files_pb2_grpc,
+)
+from codegen_mcp.engine.base import Sessions, Tasks
+from codegen_mcp.server.admission import Admission
+from codegen_mcp.server.artifact_service import ArtifactService
+from codegen_mcp.server.config import ServerConfig
+from codegen_mcp.server.convert import MAX_MESSAGE_BYTES
+from codegen_mcp.server.files_service import FilesService
+from codegen_mcp.server.hooks import NoServerHooks, ServerHooks
+from codegen_mcp.server.interceptors import EdgeInterceptor
+from codegen_mcp.server.session_service import SessionService
+from codegen_mcp.server.task_service import TaskService
+
+log = structlog.get_logger()
+
+SERVICES = (
+    "codegen.v1.SessionManagement",
+    "codegen.v1.TaskExecution",
+    "codegen.v1.ArtifactService",
+    "codegen.v1.WorkspaceFiles",
+)
+
+OPTIONS = (
+    # Two servers would share a port in silence.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # By default a burst above 1,000 calls is dropped as CANCELLED; admission answers in words.
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
+    # Clients that keep long streams alive may ping every ten seconds.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+NOTICE_S = 1.0
+"""How long telling the health watchers may take: one that does not read must not stop a drain."""
+
+
+class WorkerServer:
+    """An async context manager: open means serving.
+
+    Bootstrap opens it after the engine and closes it before; ``drain`` and ``stop`` come from a
+    signal. Leaving the block without ``stop`` ends calls at once.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        tasks: Tasks,
+        config: ServerConfig,
+        hooks: ServerHooks | None = None,
+    ) -> None:
+        self._config = config
+        self._admission = Admission(config.max_in_flight)
+        self._health = health.aio.HealthServicer()
+        self._sessions = sessions
+        self._tasks = tasks
+        self._hooks = hooks or NoServerHooks()
+        self._server: aio.Server | None = None
+        self.port = 0
+        """The bound one; 0 before start and for a Unix socket."""
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        return self._admission.in_flight
+
+    @property
+    def serving(self) -> bool:
+        """Whether new work is taken (readiness)."""
+        return self._server is not None and not self._admission.draining
+
+    async def __aenter__(self) -> WorkerServer:
+        server = aio.server(
+            interceptors=[EdgeInterceptor(self._admission, self._hooks)], options=OPTIONS
+        )
+        tools = frozenset(spec.name for spec in self._tasks.specs)
+        session_management_pb2_grpc.add_SessionManagementServicer_to_server(
+            SessionService(self._sessions, self._config, tools), server
+        )
+        task_execution_pb2_grpc.add_TaskExecutionServicer_to_server(
+            TaskService(self._tasks), server
+        )
+        artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(), server)
+        workspace_files_pb2_grpc.add_WorkspaceFilesServicer_to_server(
+            FilesService(self._sessions), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server, pool=reflected())
+        try:
+            self.port = server.add_insecure_port(self._config.address)
+        except RuntimeError as error:
+            raise OSError(
+                f"cannot listen on {self._config.address!r}: the port is taken or the address is "
+                "not one of this machine; choose another port, or 0 for a free one"
+            ) from error
+        await server.start()
+        self._server = server
+        for name in SERVICES:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        log.info("server.listening", address=self._config.address, port=self.port)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop(0)
+
+    async def drain(self) -> None:
+        """Fail readiness and refuse new work; what runs goes on. Idempotent."""
+        if self._admission.draining:
+            return
+        self._admission.draining = True
+        log.info("server.draining", in_flight=self.in_flight)
+        try:
+            async with asyncio.timeout(NOTICE_S):
+                await self._health.enter_graceful_shutdown()
+        except TimeoutError:
+            log.warning("server.health_watcher_slow")
+
+    async def stop(self, grace_s: float) -> None:
+        """Drain, take no new call, give those under way so long, then end them. Idempotent."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        await self.drain()
+        await server.stop(grace_s)
+        log.info("server.stopped")
+
+    async def wait_stopped(self) -> None:
+        """Return when it has stopped."""
+        if self._server is not None:
+            await self._server.wait_for_termination()
+
+
+def reflected() -> DescriptorPool:
+    """Gather what reflection shows: our files, of our own pool, and the standard ones."""
+    pool = DescriptorPool()
+    for module in (
+        common_pb2,
+        tools_pb2,
+        task_execution_pb2,
+        worker_lifecycle_pb2,
+        session_management_pb2,
+        artifact_service_pb2,
+        workspace_files_pb2,
+        health_pb2,
+        reflection_pb2,
+    ):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    return pool

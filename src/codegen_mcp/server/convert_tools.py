@@ -1,0 +1,181 @@
+"""Between the wire and the core: the tools that have messages of their own, and ``call``.
+
+A tool's arguments go on as plain data under the wire's names, and the executor validates them
+against the tool's own model. A tool without a message here travels as ``call``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from codegen_mcp._proto.codegen.v1 import tools_pb2
+from codegen_mcp.core.errors import InvalidRequest, LimitExceeded
+from codegen_mcp.engine.base import ResultEvent
+from codegen_mcp.server.convert import MAX_PAYLOAD_BYTES
+from codegen_mcp.tools.echo import EchoResult
+from codegen_mcp.tools.fs_list import FsListResult
+from codegen_mcp.tools.fs_read import FsReadResult
+from codegen_mcp.tools.fs_write import FsWriteResult
+from codegen_mcp.tools.pkg_install import PkgInstallResult
+from codegen_mcp.tools.run_output import RunResult
+
+Arguments = dict[str, Any] | str
+
+
+@dataclass(frozen=True, slots=True)
+class TypedTool:
+    """A tool that has messages of its own."""
+
+    name: str
+    """Dotted."""
+    field: str
+    """Of ToolRequest and of ToolResponse."""
+    answer: Callable[[Any], Any]
+    """From the tool's result to the response's message."""
+
+
+def echo(value: EchoResult) -> tools_pb2.EchoResponse:
+    """Echo."""
+    return tools_pb2.EchoResponse(message=value.message)
+
+
+def fs_read(value: FsReadResult) -> tools_pb2.FsReadResponse:
+    """fs.read: text twice, once as it is and once as bytes, so that no client has to decode."""
+    return tools_pb2.FsReadResponse(
+        contents=value.contents,
+        size_bytes=value.size_bytes,
+        encoding=value.encoding,
+        data=value.data,
+        sha256=value.sha256,
+    )
+
+
+def fs_write(value: FsWriteResult) -> tools_pb2.FsWriteResponse:
+    """fs.write."""
+    return tools_pb2.FsWriteResponse(
+        path=value.path, bytes_written=value.bytes_written, sha256=value.sha256
+    )
+
+
+def fs_list(value: FsListResult) -> tools_pb2.FsListResponse:
+    """fs.list."""
+    return tools_pb2.FsListResponse(
+        files=[
+            tools_pb2.FileInfo(
+                path=entry.path,
+                name=entry.name,
+                size_bytes=entry.size_bytes,
+                is_directory=entry.is_directory,
+                modified_time_ms=entry.modified_time_ms,
+                path_bytes=entry.path_bytes,
+                link_target=entry.link_target,
+                mode=entry.mode,
+            )
+            for entry in value.files
+        ],
+        total_count=value.total_count,
+        next_offset=value.next_offset,
+    )
+
+
+def run_python(value: RunResult) -> tools_pb2.RunPythonResponse:
+    """run.python."""
+    return tools_pb2.RunPythonResponse(
+        stdout=value.stdout,
+        stderr=value.stderr,
+        exit_code=value.exit_code,
+        duration_ms=value.duration_ms,
+        timed_out=value.timed_out,
+    )
+
+
+def pkg_install(value: PkgInstallResult) -> tools_pb2.PkgInstallResponse:
+    """pkg.install."""
+    return tools_pb2.PkgInstallResponse(
+        installed=[
+            tools_pb2.PackageInfo(name=one.name, version=one.version, location=one.location)
+            for one in value.installed
+        ],
+        failed=value.failed,
+        output=value.output,
+        exit_code=value.exit_code,
+    )
+
+
+TYPED = (
+    TypedTool("echo", "echo", echo),
+    TypedTool("fs.read", "fs_read", fs_read),
+    TypedTool("fs.write", "fs_write", fs_write),
+    TypedTool("fs.list", "fs_list", fs_list),
+    TypedTool("run.python", "run_python", run_python),
+    TypedTool("pkg.install", "pkg_install", pkg_install),
+)
+BY_FIELD: Mapping[str, TypedTool] = {tool.field: tool for tool in TYPED}
+BY_NAME: Mapping[str, TypedTool] = {tool.name: tool for tool in TYPED}
+
+
+def tool_call(request: tools_pb2.ToolRequest) -> tuple[str, Arguments]:
+    """Read which tool, and with what.
+
+    Raises:
+        InvalidRequest: None is set.
+    """
+    field = request.WhichOneof("request")
+    if field is None:
+        raise InvalidRequest(
+            "typed_request names no tool; set one of its members, or call with a tool's name",
+            reason="NO_TOOL",
+        )
+    if field == "artifact_get":
+        return "artifact.get", arguments(request.artifact_get)
+    if field == "call":
+        if not request.call.name:
+            raise InvalidRequest("typed_request.call has no name; set it", reason="NO_TOOL")
+        return request.call.name, request.call.arguments_json
+    return BY_FIELD[field].name, arguments(getattr(request, field))
+
+
+def arguments(message: Any) -> dict[str, Any]:
+    """Take the fields that are set under their names; what is not set is the model's default."""
+    plain: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if field.name == "metadata":
+            continue
+        if field.message_type is not None:
+            plain[field.name] = dict(value)
+        else:
+            plain[field.name] = list(value) if field.is_repeated else value
+    return plain
+
+
+def tool_response(
+    event: ResultEvent, request: tools_pb2.ToolRequest | None
+) -> tools_pb2.ToolResponse:
+    """Answer in the form of the question.
+
+    Args:
+        event: Has a value.
+        request: The question; None where a task is joined: then a tool's own message if it has one.
+
+    Raises:
+        LimitExceeded: The answer does not fit into one message.
+    """
+    typed = BY_NAME.get(event.tool)
+    if typed is None or (request is not None and request.WhichOneof("request") == "call"):
+        assert event.value is not None
+        text = event.value.model_dump_json()
+        response = tools_pb2.ToolResponse(call=tools_pb2.ToolCallResult(result_json=text))
+    else:
+        answer = typed.answer(event.value)
+        if request is not None:
+            answer.metadata.update(getattr(request, typed.field).metadata)
+        response = tools_pb2.ToolResponse(**{typed.field: answer})
+    size = response.ByteSize()
+    if size > MAX_PAYLOAD_BYTES:
+        raise LimitExceeded(
+            f"the answer of {event.tool} has {size} bytes and at most {MAX_PAYLOAD_BYTES} fit into "
+            "a message; ask for less, or take files out with WorkspaceFiles.Download"
+        )
+    return response

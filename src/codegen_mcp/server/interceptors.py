@@ -1,0 +1,121 @@
+"""What every call passes through: admission, request id, log context, and the error table."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from grpc import aio
+from structlog.contextvars import bind_contextvars
+
+from codegen_mcp.server.admission import Admission
+from codegen_mcp.server.hooks import ServerHooks
+from codegen_mcp.server.status import failure_of, trailers
+
+log = structlog.get_logger()
+
+REQUEST_ID = "x-request-id"
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_STANDARD = "/grpc."
+"""Health and reflection: answered whatever the load is."""
+
+# Text: these classes are generic to type checkers only.
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Next: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
+
+
+class EdgeInterceptor(aio.ServerInterceptor):
+    """Wraps each handler once, whatever its arity; a call then pays a dictionary look-up."""
+
+    def __init__(self, admission: Admission, hooks: ServerHooks) -> None:
+        self._admission = admission
+        self._hooks = hooks
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(  # type: ignore[override]  # None: grpc answers UNIMPLEMENTED
+        self, continuation: Next, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Return the wrapped handler of the method."""
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is not None:
+            return known
+        handler: Handler | None = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        wrapped = handler if method.startswith(_STANDARD) else self._wrap(method, handler)
+        self._wrapped[method] = wrapped
+        return wrapped
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        """Keep the arity: one of four behaviours is set, and its kind of handler is made anew."""
+        serializers = (handler.request_deserializer, handler.response_serializer)
+        kinds: tuple[tuple[Callable[..., Any] | None, Callable[..., Handler]], ...] = (
+            (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
+            (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
+            (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
+            (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
+        )
+        for behaviour, make in kinds:
+            if behaviour is not None:
+                return make(self._behaviour(method, behaviour), *serializers)
+        raise TypeError(f"{method} has no behaviour")
+
+    def _behaviour(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        """Every handler of ours is a coroutine function, streaming ones too (context.write)."""
+
+        async def call(request: Any | AsyncIterator[Any], context: Context) -> Any:
+            began = time.perf_counter()
+            request_id = request_id_of(context)
+            bind_contextvars(request_id=request_id)
+            bind_ids(request)
+            code = "OK"
+            entered = False
+            try:
+                self._admission.enter(method)
+                entered = True
+                context.set_trailing_metadata(((REQUEST_ID, request_id),))
+                return await behaviour(request, context)
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
+            except aio.AbortError:
+                code = "ABORT"
+                raise
+            except Exception as error:
+                failure = failure_of(error)
+                code = failure.code.name
+                await context.abort(failure.code, failure.message, trailers(failure, request_id))
+            finally:
+                if entered:
+                    self._admission.leave()
+                seconds = time.perf_counter() - began
+                self._hooks.call_finished(method=method, code=code, seconds=seconds)
+                log.debug("rpc.finished", method=method, code=code, ms=round(seconds * 1e3, 2))
+
+        return call
+
+
+def request_id_of(context: Context) -> str:
+    """Take the caller's ``x-request-id`` if it is sane, else make one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID and isinstance(value, str) and _SANE_REQUEST_ID.fullmatch(value):
+            return value
+    return "req_" + secrets.token_hex(8)
+
+
+def bind_ids(message: object) -> None:
+    """Put what it names into the log context; each call has a context of its own."""
+    session_id = getattr(message, "session_id", "")
+    if session_id:
+        bind_contextvars(session_id=session_id)
+    task_id = getattr(message, "task_id", "")
+    if task_id:
+        bind_contextvars(task_id=task_id)

@@ -1,0 +1,133 @@
+"""TaskExecution: tasks over the wire."""
+
+from __future__ import annotations
+
+import json
+
+from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as pb
+from codegen_mcp._proto.codegen.v1 import task_execution_pb2_grpc, tools_pb2
+from codegen_mcp.engine.base import ErrorEvent, OutputEvent, ProgressEvent, ResultEvent, Tasks
+from codegen_mcp.server import convert_tasks as convert
+from codegen_mcp.server.closing import closing
+from codegen_mcp.server.convert import not_negative
+from codegen_mcp.server.convert_tools import tool_response
+from codegen_mcp.server.interceptors import Context
+from codegen_mcp.server.status import failure_of
+from codegen_mcp.tools.run_output import RunResult
+
+
+class TaskService(task_execution_pb2_grpc.TaskExecutionServicer):
+    """Answers for the tasks of one worker."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._tools = pb.ListToolsResponse(
+            tools=[
+                pb.ToolInfo(
+                    name=spec.name,
+                    title=spec.title,
+                    description=spec.description,
+                    arguments_schema_json=json.dumps(spec.arguments.model_json_schema()),
+                    result_schema_json=json.dumps(spec.result.model_json_schema()),
+                    runs_code=spec.runs_code,
+                    read_only=spec.read_only,
+                    destructive=spec.destructive,
+                    idempotent=spec.idempotent,
+                )
+                for spec in tasks.specs
+            ]
+        )
+
+    async def ExecuteTask(self, request: pb.TaskRequest, context: Context) -> None:  # type: ignore[override]  # written with context.write
+        """Run one tool; a caller that leaves detaches, and the engine knows what that means."""
+        task_id = await self._tasks.submit(convert.submission(request))
+        await self._stream(task_id, request.session_id, context, request.typed_request)
+
+    async def AttachTask(self, request: pb.AttachTaskRequest, context: Context) -> None:  # type: ignore[override]  # written with context.write
+        """Join a task's stream."""
+        await self._stream(
+            request.task_id,
+            request.session_id,
+            context,
+            None,
+            stdout_offset=not_negative("stdout_offset", request.stdout_offset) or 0,
+            stderr_offset=not_negative("stderr_offset", request.stderr_offset) or 0,
+        )
+
+    async def _stream(
+        self,
+        task_id: str,
+        session_id: str,
+        context: Context,
+        request: tools_pb2.ToolRequest | None,
+        *,
+        stdout_offset: int | None = None,
+        stderr_offset: int | None = None,
+    ) -> None:
+        logs = convert.LogDecoder()
+        async with closing(
+            self._tasks.events(
+                task_id, session_id, stdout_offset=stdout_offset, stderr_offset=stderr_offset
+            )
+        ) as events:
+            async for event in events:
+                if isinstance(event, OutputEvent):
+                    for entry in logs.entries(event):
+                        await context.write(pb.TaskResponse(task_id=task_id, log=entry))
+                elif isinstance(event, ProgressEvent):
+                    update = convert.progress(event)
+                    await context.write(pb.TaskResponse(task_id=task_id, progress=update))
+                else:
+                    for entry in logs.rest():
+                        await context.write(pb.TaskResponse(task_id=task_id, log=entry))
+                    await context.write(ending(task_id, event, request))
+                    return
+
+    async def CancelTask(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
+        """Stop a task."""
+        cancelled, state = await self._tasks.cancel(
+            request.task_id, request.session_id, request.reason
+        )
+        return pb.CancelResponse(cancelled=cancelled, state=state)
+
+    async def GetTaskStatus(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
+        """A task as it is now."""
+        return convert.view(self._tasks.status(request.task_id, request.session_id))
+
+    async def ListTasks(
+        self, request: pb.ListTasksRequest, context: Context
+    ) -> pb.ListTasksResponse:
+        """The session's tasks, newest first."""
+        return pb.ListTasksResponse(tasks=map(convert.view, self._tasks.list(request.session_id)))
+
+    async def ListTools(
+        self, request: pb.ListToolsRequest, context: Context
+    ) -> pb.ListToolsResponse:
+        """Every tool with its schemas."""
+        return self._tools
+
+
+def ending(
+    task_id: str, event: ResultEvent | ErrorEvent, request: tools_pb2.ToolRequest | None
+) -> pb.TaskResponse:
+    """The last message of a stream."""
+    if isinstance(event, ErrorEvent):
+        return pb.TaskResponse(task_id=task_id, error=convert.task_error(failure_of(event.error)))
+    try:
+        answer = None if event.value is None else tool_response(event, request)
+    except Exception as error:
+        return pb.TaskResponse(task_id=task_id, error=convert.task_error(failure_of(error)))
+    facts = convert.metadata(event.metadata)
+    if isinstance(event.value, RunResult):
+        # What the answer leaves out is the answer's to say.
+        facts.stdout_omitted_bytes = event.value.stdout_omitted_bytes
+        facts.stderr_omitted_bytes = event.value.stderr_omitted_bytes
+    return pb.TaskResponse(
+        task_id=task_id,
+        result=pb.TaskResult(
+            status=convert.STATUSES[event.status],
+            typed_response=answer,
+            artifacts=event.artifacts,
+            metadata=facts,
+        ),
+    )
