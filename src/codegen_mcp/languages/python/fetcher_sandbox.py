@@ -20,7 +20,8 @@ from codegen_mcp.core.errors import Unavailable
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import GIB, MIB
 from codegen_mcp.languages.python.packages import PackageConfig
-from codegen_mcp.sandbox import bubblewrap_args, launcher, seccomp
+from codegen_mcp.sandbox import launcher, seccomp
+from codegen_mcp.sandbox.launch_arguments import Arguments
 
 Message = dict[str, Any]
 
@@ -50,7 +51,7 @@ class FetchSandbox:
 
     async def __aenter__(self) -> Self:
         pem = self._authorities.read_bytes() if self._authorities else b""
-        with bubblewrap_args.Arguments() as out:
+        with Arguments() as out:
             walled = self._config.bubblewrap is not None
             argv = self._walled(out, pem) if walled else self._bare()
             self._process = await asyncio.create_subprocess_exec(
@@ -165,7 +166,7 @@ class FetchSandbox:
     def _bare(self) -> list[str]:
         return [str(self._interpreter.executable), "-I", "-S", "-B", "-c", _GUEST.read_text()]
 
-    def _walled(self, out: bubblewrap_args.Arguments, pem: bytes) -> list[str]:
+    def _walled(self, out: Arguments, pem: bytes) -> list[str]:
         """Write the recipe; see ``sandbox/bubblewrap_args.py`` for the reasons of each wall."""
         out.add("--unshare-user", "--uid", 1000, "--gid", 1000, "--disable-userns")
         out.add("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net")

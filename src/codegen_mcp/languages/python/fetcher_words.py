@@ -26,7 +26,7 @@ def projects_in(words: str) -> list[NormalizedName]:
 
 def names_in(words: str, names: Iterable[str]) -> list[str]:
     """Return those of the names that a message speaks of; all where it names none."""
-    asked = list(names)
+    asked = list(dict.fromkeys(names))
     text = words.lower()
     named = [
         name

@@ -7,6 +7,7 @@ import hashlib
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from codegen_mcp.core.errors import Forbidden, InvalidRequest
@@ -51,6 +52,16 @@ class PackageConfig:
     """The fetcher's own user; needed where the worker is root, else None."""
     bubblewrap: Path | None = None
     """bwrap, for the fetcher's sandbox; None: the fetcher is confined by its user alone."""
+
+    @classmethod
+    def below(cls, state: Path, **settings: Any) -> PackageConfig:
+        """Return settings with the usual places in a worker's state directory."""
+        return cls(
+            wheelhouse=state / "wheels",
+            staging=state / "fetch",
+            uv=state / "tools" / "uv",
+            **settings,
+        )
 
     def __post_init__(self) -> None:
         for name in ("ttl_s", "max_bytes", "max_file_bytes", "max_fetch_bytes", "max_fetches"):

@@ -1,0 +1,260 @@
+"""Runs inside a session's sandbox: installs into a copy of the environment, then swaps it in.
+
+Standard library only, Python 3.8 or later, started with ``-I -S -c``, so that no module that the
+session wrote takes part. One job comes as JSON on standard input; uv's words go to standard
+error, one line of JSON with its answer goes to standard output, and the exit code is uv's.
+
+The environment (``/venv``) is never changed by uv. Its directories are cloned by hard links
+(``bin``, whose scripts may be overwritten in place, is copied), uv installs into the clone, and
+only when it succeeded is each directory exchanged with its clone, ``lib`` first: one rename(2)
+with RENAME_EXCHANGE, so a kill at any moment leaves the old environment or the new one. A kill
+between the exchanges of ``lib`` and ``bin`` is finished by the next install (``commit`` file).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import time
+from typing import Any, Dict, List  # noqa: UP035 - Python 3.8
+
+Message = Dict[str, Any]  # noqa: UP006 - Python 3.8
+Swaps = List[List[Any]]  # noqa: UP006 - Python 3.8
+
+AREA = ".codegen-install"
+JSON_BYTES = 256 * 1024
+WORDS_BYTES = 16 * 1024
+COPIED_BYTES = 256 * 1024
+RENAME_EXCHANGE = 2
+FAILED = 70
+"""Exit code for a failure of ours (sysexits.h EX_SOFTWARE)."""
+
+
+def wipe(path: str) -> None:
+    """Remove a tree, whatever its modes are; links are not followed."""
+    try:
+        entries = list(os.scandir(path))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        os.unlink(path)
+        return
+    except PermissionError:
+        os.chmod(path, 0o700)
+        entries = list(os.scandir(path))
+    if entries and not os.access(path, os.W_OK | os.X_OK):
+        os.chmod(path, 0o700)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            wipe(entry.path)
+        else:
+            os.unlink(entry.path)
+    os.rmdir(path)
+
+
+def copy_file(source: str, target: str, mode: int) -> None:
+    """Copy a small file with its mode."""
+    with open(source, "rb") as reader, open(target, "xb") as writer:
+        writer.write(reader.read())
+    os.chmod(target, stat.S_IMODE(mode))
+
+
+def clone(source: str, target: str, copied: bool) -> None:
+    """Clone a directory by hard links; small files are copied where that is asked for."""
+    os.mkdir(target)
+    for entry in os.scandir(source):
+        new = target + "/" + entry.name
+        if entry.is_dir(follow_symlinks=False):
+            clone(entry.path, new, copied)
+        elif copied and entry.is_file(follow_symlinks=False):
+            found = entry.stat(follow_symlinks=False)
+            if found.st_size <= COPIED_BYTES:
+                copy_file(entry.path, new, found.st_mode)
+            else:
+                link(entry.path, new)
+        else:
+            link(entry.path, new)
+    os.chmod(target, stat.S_IMODE(os.stat(source).st_mode) | 0o700)
+
+
+def link(source: str, target: str) -> None:
+    """Hard-link a file, symbolic link or anything else; copy where the link count is at its end."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        found = os.lstat(source)
+        if not stat.S_ISREG(found.st_mode):
+            raise
+        copy_file(source, target, found.st_mode)
+
+
+def exchange(one: str, other: str) -> None:
+    """Swap two names in one step; in two where the file system cannot."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(libc, "renameat2") and not libc.renameat2(-100, names[0], -100, names[1], 2):
+        return
+    aside = other + ".old"
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
+
+
+class Environment:
+    """The session's environment and the area in it where an install is prepared."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.area = root + "/" + AREA
+        self.next = self.area + "/next"
+
+    def begin(self) -> None:
+        """Finish or drop what an earlier install left, then clone the environment."""
+        self.finish()
+        for name in ("", "/cache", "/tmp", "/built"):
+            os.mkdir(self.area + name, 0o700)
+        os.mkdir(self.next)
+        for entry in os.scandir(self.root):
+            new = self.next + "/" + entry.name
+            if entry.is_symlink():
+                link(entry.path, new)
+            elif entry.is_dir() and entry.name != AREA:
+                clone(entry.path, new, entry.name == "bin")
+
+    def commit(self) -> None:
+        """Swap the clone in."""
+        swaps = [
+            [entry.name, entry.inode()]
+            for entry in os.scandir(self.next)
+            if entry.is_dir(follow_symlinks=False)
+        ]
+        swaps.sort(key=lambda swap: (swap[0] != "lib", swap[0] != "bin", swap[0]))
+        with open(self.area + "/commit.new", "w") as file:
+            json.dump(swaps, file)
+        os.rename(self.area + "/commit.new", self.area + "/commit")
+        self.swap(swaps)
+
+    def swap(self, swaps: Swaps) -> None:
+        """Exchange every directory that is not exchanged yet."""
+        for name, inode in swaps:
+            new, live = self.next + "/" + name, self.root + "/" + name
+            if os.path.lexists(new) and os.lstat(new).st_ino == inode:
+                if os.path.lexists(live):
+                    exchange(new, live)
+                else:
+                    os.rename(new, live)
+        os.unlink(self.area + "/commit")
+
+    def finish(self) -> None:
+        """Complete a commit that was cut short, and clear the area."""
+        try:
+            with open(self.area + "/commit") as file:
+                self.swap(json.load(file))
+        except (OSError, ValueError, TypeError):
+            pass
+        wipe(self.area)
+
+
+class Uv:
+    """Runs uv in the prepared environment."""
+
+    def __init__(self, job: Message, environment: Environment) -> None:
+        self.job = job
+        self.environment = environment
+        area = environment.area
+        self.env = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "HOME": area + "/tmp",
+            "TMPDIR": area + "/tmp",
+            "LANG": "C.UTF-8",
+            "NO_COLOR": "1",
+            "UV_CACHE_DIR": area + "/cache",
+            "UV_PYTHON_DOWNLOADS": "never",
+        }
+        self.common = ["--offline", "--no-index", "--no-config", "--no-progress", "--no-sources"]
+        self.common += ["--python", job["venv"] + "/bin/python"]
+
+    def install(self) -> Message:
+        """Install into the clone."""
+        job, built = self.job, self.environment.area + "/built"
+        argv = ["pip", "install", *self.common, "--prefix", self.environment.next]
+        argv += ["--link-mode", "hardlink", "--output-format", "json", "--no-build", "--strict"]
+        for directory in [job["wheels"], *([built] if job["sources"] else [])]:
+            argv += ["--find-links", directory]
+        return self.run([*argv, *job["flags"], "--", *job["requirements"]])
+
+    def run(self, arguments: List[str]) -> Message:  # noqa: UP006 - Python 3.8
+        """Run uv with its output in files, which cannot block it."""
+        area, words = self.environment.area, self.environment.area + "/words"
+        out = area + "/answer"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, out, flags, 0o600),
+            (os.POSIX_SPAWN_OPEN, 2, words, flags, 0o600),
+        ]
+        uv = self.job["uv"]
+        pid = os.posix_spawn(uv, [uv, *arguments], self.env, file_actions=actions)
+        status = os.waitpid(pid, 0)[1]
+        signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        return {
+            "code": 128 + signal if signal else os.WEXITSTATUS(status),
+            "json": tail(out, JSON_BYTES),
+            "words": tail(words, WORDS_BYTES),
+        }
+
+
+def tail(path: str, limit: int) -> str:
+    """Read the end of a file."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
+        return file.read(limit).decode("utf-8", "replace")
+
+
+def place(job: Message) -> Message:
+    """Choose the paths that exist here: those of a sandbox with mounts, else the host's."""
+    for paths in job["places"]:
+        if all(os.path.exists(path) for path in paths.values()):
+            job.update(paths)
+            return job
+    raise FileNotFoundError(f"none of {job['places']} is there")
+
+
+def install(job: Message) -> Message:
+    """Do the whole install."""
+    started = time.monotonic()
+    environment = Environment(job["venv"])
+    try:
+        environment.begin()
+        result = Uv(job, environment).install()
+        if result["code"] == 0:
+            environment.commit()
+    finally:
+        environment.finish()
+    result["venv"] = job["venv"]
+    result["duration_ms"] = int((time.monotonic() - started) * 1000)
+    return result
+
+
+def main() -> int:
+    """Run one job: ``install``, or ``clear`` after one that was killed."""
+    try:
+        job = place(json.load(sys.stdin))
+        if job["do"] == "clear":
+            Environment(job["venv"]).finish()
+            return 0
+        result = install(job)
+    except OSError as error:
+        sys.stderr.write(f"the environment is as before: {error}\n")
+        return FAILED
+    sys.stderr.write(result.pop("words"))
+    sys.stdout.write(json.dumps(result) + "\n")
+    return int(result["code"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
