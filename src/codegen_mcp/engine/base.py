@@ -225,9 +225,18 @@ class Tasks(Protocol):
         """
 
     def events(
-        self, task_id: str, session_id: str, *, stdout_offset: int = 0, stderr_offset: int = 0
+        self,
+        task_id: str,
+        session_id: str,
+        *,
+        stdout_offset: int | None = None,
+        stderr_offset: int | None = None,
     ) -> AsyncIterator[TaskEvent]:
         """Everything from the offsets on, then live, then exactly one ResultEvent or ErrorEvent.
+
+        An offset that is None is the first byte that is still held: a repeated request is always
+        answered with its result. Bytes from a given offset that are not held any more are refused
+        (WrongState, OUTPUT_EXPIRED).
 
         A reader that is slow holds the code back (window of 4 MiB). Leaving early detaches the
         reader; the task's ``on_disconnect`` then decides, when no other reader is attached.
