@@ -11,7 +11,7 @@ ours and an out-of-memory kill name themselves even where they took the guest al
 from __future__ import annotations
 
 from dataclasses import dataclass
-from signal import SIGXCPU
+from signal import SIGKILL, SIGXCPU
 
 from codegen_mcp.core.limits import ResourceLimits, RunLimits
 from codegen_mcp.core.task import EndedBy
@@ -134,7 +134,9 @@ def _reason(
         return EndedBy.WORKER_LOST
     if ours is not None and ours in OUR_KILLS:
         return ours
-    if signal == SIGXCPU and EndedBy.CPU in met:
+    # RLIMIT_CPU sends SIGXCPU at its soft and SIGKILL at its hard limit.
+    by_cpu_limit = signal == SIGXCPU or (signal == SIGKILL and EndedBy.MEMORY not in met)
+    if by_cpu_limit and EndedBy.CPU in met:
         return EndedBy.CPU
     for reason in (EndedBy.MEMORY, EndedBy.PIDS, EndedBy.DISK):
         if reason in met:

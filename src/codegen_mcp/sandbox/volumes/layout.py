@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 from codegen_mcp.core.errors import Corrupt
@@ -24,17 +23,13 @@ def populate(root: Path, identity: HostIdentity | None) -> None:
             os.chown(root / part, identity.uid, identity.gid)
 
 
-def claim(root: Path, identity: HostIdentity | None) -> None:
-    """Check the parts of an adopted volume, and give them to the identity if another had them.
+def check(root: Path) -> None:
+    """Check the parts of an adopted volume.
 
     Raises:
-        Corrupt: A part is missing.
+        Corrupt: One is missing.
     """
     for part in PARTS:
         path = root / part
         if path.is_symlink() or not path.is_dir():
             raise Corrupt(f"{str(path)!r} is missing: the volume cannot be adopted")
-        if identity and path.stat().st_uid != identity.uid:
-            # chown(1) goes down trees of any depth and never follows a link with these options.
-            owner = f"{identity.uid}:{identity.gid}"
-            subprocess.run(["chown", "-RPh", owner, "--", str(path)], check=True)

@@ -25,7 +25,7 @@ from codegen_mcp.sandbox.loop_device import attached
 from codegen_mcp.sandbox.volumes import image as images
 from codegen_mcp.sandbox.volumes.attributes import no_copy_on_write
 from codegen_mcp.sandbox.volumes.base import VolumeUsage
-from codegen_mcp.sandbox.volumes.layout import ROOT, claim, populate
+from codegen_mcp.sandbox.volumes.layout import ROOT, check, populate
 from codegen_mcp.sandbox.volumes.space import RETRY_AFTER_S, VolumeConfig, admit, free_on
 from codegen_mcp.sandbox.volumes.threads import to_end
 
@@ -111,7 +111,7 @@ class LoopDriver:
     async def adopt(self, directory: Path, identity: HostIdentity | None) -> LoopVolume:
         """Mount what a dead worker left; the journal is replayed, e2fsck runs only on damage."""
         size_bytes = await to_end(
-            lambda: _adopt(directory, identity), undo=lambda _: _unmount(directory / ROOT)
+            lambda: _adopt(directory), undo=lambda _: _unmount(directory / ROOT)
         )
         return LoopVolume(directory, size_bytes)
 
@@ -179,7 +179,7 @@ def _mount(directory: Path) -> None:
         mounts.mount(str(device), directory / ROOT, "ext4", _FLAGS, _DATA)
 
 
-def _adopt(directory: Path, identity: HostIdentity | None) -> int:
+def _adopt(directory: Path) -> int:
     image = directory / IMAGE
     root = directory / ROOT
     try:
@@ -199,7 +199,7 @@ def _adopt(directory: Path, identity: HostIdentity | None) -> int:
     except OSError as error:
         raise Corrupt(f"{str(image)!r} cannot be attached: {error}") from error
     try:
-        claim(root, identity)
+        check(root)
     except BaseException:
         _unmount(root)
         raise

@@ -22,7 +22,7 @@ from codegen_mcp.core.limits import MIB
 from codegen_mcp.sandbox.base import Enforcement, HostIdentity
 from codegen_mcp.sandbox.volumes.attributes import spread_children
 from codegen_mcp.sandbox.volumes.base import VolumeUsage
-from codegen_mcp.sandbox.volumes.layout import ROOT, claim, populate
+from codegen_mcp.sandbox.volumes.layout import ROOT, check, populate
 from codegen_mcp.sandbox.volumes.space import VolumeConfig, admit, free_on
 from codegen_mcp.sandbox.volumes.threads import to_end
 
@@ -153,7 +153,7 @@ class PlainDriver:
     async def adopt(self, directory: Path, identity: HostIdentity | None) -> PlainVolume:
         """Take over the directory."""
         size_bytes = _read_record(directory)
-        await to_end(lambda: claim(directory / ROOT, identity))
+        await to_end(lambda: check(directory / ROOT))
         volume = PlainVolume(directory, size_bytes)
         await volume.count()
         self._volumes.add(volume)
