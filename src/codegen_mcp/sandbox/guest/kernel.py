@@ -16,7 +16,7 @@ _PIDFD_OPEN = 434
 _CLOSE_RANGE = 436
 
 
-class _Long(_ctypes._SimpleCData):  # type: ignore[misc]
+class _Long(_ctypes._SimpleCData):  # type: ignore[misc,type-arg]
     _type_ = "l"
 
 
@@ -25,7 +25,7 @@ class _Function(_ctypes.CFuncPtr):  # type: ignore[misc]
     _restype_ = _Long
 
 
-_LIBC = _ctypes.dlopen(None, 0)
+_LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # the program itself
 _PRCTL = _Function(_ctypes.dlsym(_LIBC, "prctl"))
 _SYSCALL = _Function(_ctypes.dlsym(_LIBC, "syscall"))
 

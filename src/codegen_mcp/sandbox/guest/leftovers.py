@@ -51,7 +51,8 @@ class Leftovers:
 
     def chase(self, keep: int) -> tuple[int, bool]:
         """Kill one by one all but ``keep``; gives up on what forks faster than that."""
-        spared, seen = {1, keep}, set()
+        spared = {1, keep}
+        seen: set[int] = set()
         deadline = time.monotonic() + CHASE_S
         while True:
             others = [

@@ -169,7 +169,7 @@ def open_streams() -> None:
             newline=None if mode == "r" else "\n",
             line_buffering=mode == "w",
         )
-        text.mode = mode
+        text.mode = mode  # type: ignore[misc]  # as the interpreter sets it
         setattr(sys, name, text)
         setattr(sys, "__" + name + "__", text)
 
