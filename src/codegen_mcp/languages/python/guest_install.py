@@ -15,7 +15,6 @@ from pathlib import Path
 
 from codegen_mcp.core.errors import SandboxUnavailable
 from codegen_mcp.core.interpreter import Interpreter
-from codegen_mcp.sandbox.base import GUEST
 
 _COMPILE_TIMEOUT_S = 60.0
 
@@ -66,11 +65,11 @@ def _digest(files: dict[str, bytes], interpreters: Sequence[Interpreter]) -> str
 
 
 def _compile(interpreter: Interpreter, directory: Path) -> None:
-    """Compile with the path that the sandbox sees; unchecked, because nothing changes there."""
+    """Compile for one interpreter; never checked again, because nothing changes there."""
     result = subprocess.run(
         [
             str(interpreter.executable),
-            *("-I", "-S", "-m", "compileall", "-q", "-d", GUEST),
+            *("-I", "-S", "-m", "compileall", "-q"),
             *("--invalidation-mode", "unchecked-hash", str(directory)),
         ],
         cwd="/",
