@@ -39,9 +39,14 @@ class Activity:
         return len(self._cancels)
 
     @property
+    def busy(self) -> bool:
+        """Whether a task or a file call is under way."""
+        return bool(self._cancels or self._uses)
+
+    @property
     def idle_s(self) -> float:
         """Seconds since the last use; 0 while something is under way."""
-        return 0.0 if self._cancels or self._uses else self._clock.monotonic() - self._last
+        return 0.0 if self.busy else self._clock.monotonic() - self._last
 
     def touch(self) -> None:
         """Note a use now."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from codegen_mcp.engine.slot import Slot
 from codegen_mcp.sandbox.base import HostIdentity
 from codegen_mcp.tools.base import Workspace
 
@@ -42,14 +43,14 @@ class TaskRecords(Protocol):
 
 
 class OpenWorkspace(Workspace, Protocol):
-    """A workspace that holds a descriptor of its root."""
+    """A workspace that holds descriptors; they would keep a volume from being unmounted."""
 
     def close(self) -> None:
-        """Let go of the descriptor; idempotent."""
+        """Refuse further calls and stop those in threads at their next step; idempotent."""
 
 
 class OpensWorkspaces(Protocol):
     """Makes the file access of one session."""
 
-    def __call__(self, root: Path, identity: HostIdentity | None) -> OpenWorkspace:
-        """Open ``root`` (the host's path of ``workspace/``); new files belong to the identity."""
+    def __call__(self, slot: Slot) -> OpenWorkspace:
+        """Open ``slot.volume.root / "workspace"``; new files belong to the slot's identity."""

@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from codegen_mcp.core.clock import Clock
-from codegen_mcp.core.errors import Draining, Full, NotFound, SandboxUnavailable
+from codegen_mcp.core.errors import Draining, Full, NotFound, SandboxUnavailable, Unavailable
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.core.session import SessionState, check_transition
 from codegen_mcp.engine.activity import Activity, Cancel
 from codegen_mcp.engine.base import SessionView
-from codegen_mcp.engine.hooks import EngineHooks
-from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.ports import OpenWorkspace
+from codegen_mcp.engine.record_keeper import RecordKeeper
 from codegen_mcp.engine.run_line import Line, RunSlot
 from codegen_mcp.engine.session_record import SessionRecord
+from codegen_mcp.engine.session_services import SessionServices
 from codegen_mcp.engine.slot import Slot
 from codegen_mcp.engine.tracked_workspace import TrackedWorkspace
 from codegen_mcp.engine.usage_meter import UsageMeter
@@ -33,36 +32,11 @@ from codegen_mcp.tools.base import Workspace
 log = structlog.get_logger()
 
 RECENT_TASKS = 20
+CANCEL_WAIT_S = 5.0
+"""How long cancelled tasks may take to end before the sandbox is killed under them."""
 LOST = "the sandbox ended by itself; files are kept and the next use gets a new one"
 REBOOTED = "the sandbox ended by itself and was replaced; files were kept"
 ADOPTED = "adopted from a worker that ended; files were kept, processes were not"
-
-Boot = Callable[[Slot], Coroutine[Any, Any, Sandbox]]
-"""Boots a new sandbox in a slot (``SlotFactory.boot``)."""
-
-
-class Gate(Protocol):
-    """What the worker as a whole decides for its sessions."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether new tasks are refused."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SessionServices:
-    """What all sessions of a worker share."""
-
-    clock: Clock
-    hooks: EngineHooks
-    tasks: OwnedTasks
-    boot: Boot
-    gate: Gate
-    runs: Line
-    """The worker's line."""
-    waiting_limit: int
-    """Runs that may wait in one session."""
-    isolation: Mapping[str, str]
 
 
 def not_found(session_id: str) -> NotFound:
@@ -95,7 +69,7 @@ class Session:
             services: Shared by all sessions.
             adopted: Its files were another worker's.
         """
-        self._record = record
+        self._keeper = RecordKeeper(record, services.clock, durable=adopted)
         self._slot = slot
         self._services = services
         self._activity = Activity(services.clock, last_ms=record.last_activity_ms)
@@ -109,15 +83,13 @@ class Session:
         self._note = ADOPTED if adopted else ""
         age_s = max(0.0, (services.clock.unix_ms() - record.created_at_ms) / 1000)
         self._born = services.clock.monotonic() - age_s
-        self.saving = asyncio.Lock()
-        """Held while the record is written."""
         if slot.sandbox is not None:
             self._move(SessionState.READY)
 
     @property
     def session_id(self) -> str:
         """Its handle."""
-        return self._record.session_id
+        return self._keeper.record.session_id
 
     @property
     def directory(self) -> Path:
@@ -147,17 +119,17 @@ class Session:
     @property
     def limits(self) -> ResourceLimits:
         """Its bounds."""
-        return self._record.limits
+        return self._keeper.record.limits
 
     @property
     def env(self) -> Mapping[str, str]:
         """Its variables."""
-        return self._record.env
+        return self._keeper.record.env
 
     @property
     def metadata(self) -> Mapping[str, str]:
         """Its metadata."""
-        return self._record.metadata
+        return self._keeper.record.metadata
 
     @property
     def slot(self) -> Slot:
@@ -168,7 +140,7 @@ class Session:
     def record(self) -> SessionRecord:
         """What to store of it now."""
         return dataclasses.replace(
-            self._record,
+            self._keeper.record,
             last_activity_ms=self._activity.last_ms,
             recent_tasks=tuple(self._recent),
         )
@@ -287,7 +259,7 @@ class Session:
     def view(self, *, max_age_s: float = 0.0) -> SessionView:
         """Describe it as it is now; counters may be as old as ``max_age_s``."""
         state = self.state
-        record = self._record
+        record = self._keeper.record
         return SessionView(
             session_id=record.session_id,
             workspace_id=record.workspace_id,
@@ -307,26 +279,46 @@ class Session:
             note=self._note,
         )
 
+    @property
+    def unsaved_s(self) -> float:
+        """How long the stored record may lack a use; infinite while it is not on disk yet."""
+        return self._keeper.unsaved_s(self._activity.last_ms)
+
+    async def save(
+        self, change: Callable[[SessionRecord], SessionRecord] = lambda record: record
+    ) -> None:
+        """Store the record, changed by ``change``; durable when this returns.
+
+        Raises:
+            Unavailable: It cannot be written; nothing was changed.
+            NotFound: The session is being destroyed.
+        """
+        try:
+            await self._keeper.store(lambda: self.directory, lambda: change(self.record))
+        except Unavailable:
+            self.check_open()  # its directory went while the file was written
+            raise
+
     def sample(self) -> None:
         """Read the counters, so that means and peaks are known between status calls."""
         self._meter.read(self._slot, max_age_s=0.0)
 
-    def with_metadata(self, metadata: Mapping[str, str]) -> SessionRecord:
-        """Return the record as it would be; ``replace_record`` makes it so."""
-        return dataclasses.replace(self.record, metadata=dict(metadata))
-
     @property
     def idle_timeout_s(self) -> float:
         """Seconds without use after which it is destroyed."""
-        return self._record.idle_timeout_s
+        return self._keeper.record.idle_timeout_s
 
-    def with_idle_timeout(self, seconds: float) -> SessionRecord:
-        """Return the record as it would be."""
-        return dataclasses.replace(self.record, idle_timeout_s=seconds)
+    def close_door(self) -> None:
+        """Become DRAINING: no new task, run or file call; ``end`` follows. Idempotent."""
+        if not self.ending:
+            self._move(SessionState.DRAINING)
+            self._activity.close(not_found(self.session_id))
 
-    def replace_record(self, record: SessionRecord) -> None:
-        """Take over a changed record, once it is stored."""
-        self._record = record
+    async def quiet(self) -> None:
+        """Return when no task and no file call is under way."""
+        while self._activity.busy:
+            await self._activity.quiet()
+            await self._activity.unused()
 
     async def end(self, *, hurry: asyncio.Event, grace_s: float, reason: str) -> None:
         """Stop everything in it: wait, then cancel, then kill. Nothing of it runs afterwards.
@@ -336,9 +328,7 @@ class Session:
             grace_s: How long its tasks may go on.
             reason: What cancelled tasks are told.
         """
-        if not self.ending:
-            self._move(SessionState.DRAINING)
-        self._activity.close(not_found(self.session_id))
+        self.close_door()
         if self._activity.active and not hurry.is_set():
             await _first(self._activity.quiet(), hurry.wait(), timeout_s=grace_s)
         self._line.close(not_found(self.session_id))
@@ -354,14 +344,7 @@ class Session:
         if self._activity.active:
             # A task that ignored the cancel has lost its sandbox now and must end by that.
             await _first(self._activity.quiet(), timeout_s=CANCEL_WAIT_S)
-        self._services.tasks.spawn(self._close_workspace(), "workspace-close")
-
-    async def _close_workspace(self) -> None:
-        # Never under a call in a thread: its descriptor number could be another session's by then.
-        try:
-            await self._activity.unused()
-        finally:
-            self._raw_workspace.close()
+        self._raw_workspace.close()
 
     def _move(self, to: SessionState) -> None:
         check_transition(self._state, to)
@@ -402,10 +385,6 @@ class Session:
             self._booting = None
 
 
-CANCEL_WAIT_S = 5.0
-"""How long cancelled tasks may take to end before the sandbox is killed under them."""
-
-
 async def _first(*waits: Coroutine[Any, Any, Any], timeout_s: float) -> None:
     """Return when the first is done or the time is over; the others are cancelled."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
@@ -415,8 +394,3 @@ async def _first(*waits: Coroutine[Any, Any, Any], timeout_s: float) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def views(sessions: Sequence[Session], *, max_age_s: float) -> list[SessionView]:
-    """Describe all, in order."""
-    return [session.view(max_age_s=max_age_s) for session in sessions]

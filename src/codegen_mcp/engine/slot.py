@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,16 @@ class SlotKey:
             limits.tmp_bytes,
             limits.open_files,
             limits.file_size_bytes,
+        )
+
+    def applied_to(self, limits: ResourceLimits) -> ResourceLimits:
+        """Return limits that need this key, and are otherwise those given."""
+        return dataclasses.replace(
+            limits,
+            disk_bytes=self.disk_bytes,
+            tmp_bytes=self.tmp_bytes,
+            open_files=self.open_files,
+            file_size_bytes=self.file_size_bytes,
         )
 
 

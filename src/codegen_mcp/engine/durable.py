@@ -1,0 +1,38 @@
+"""Small files of ours, replaced in one step and never half."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_file(path: Path, data: bytes, *, durable: bool) -> None:
+    """Replace a file (mode 0600) by a rename; ``durable`` also waits for the disk.
+
+    Only one writer at a time for each path. Without ``durable`` a power cut may lose the new
+    content; a crash of the worker alone does not.
+
+    Raises:
+        OSError: As open(2), write(2), fsync(2) and rename(2).
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    fd = os.open(
+        temporary,
+        os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
+        0o600,
+    )
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.replace(path)
+    if durable:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

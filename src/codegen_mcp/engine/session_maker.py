@@ -1,0 +1,225 @@
+"""Makes a session from a request: claims a waiting sandbox, or boots one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from codegen_mcp.core.errors import Draining, Full, SandboxUnavailable
+from codegen_mcp.core.ids import new_session_id
+from codegen_mcp.core.interpreter import Interpreter
+from codegen_mcp.core.limits import ResourceLimits
+from codegen_mcp.core.session import SessionConfig
+from codegen_mcp.engine import session_store
+from codegen_mcp.engine.interpreter_catalog import InterpreterCatalog
+from codegen_mcp.engine.owned_tasks import OwnedTasks
+from codegen_mcp.engine.pool_config import SessionPoolConfig
+from codegen_mcp.engine.ports import OpensWorkspaces
+from codegen_mcp.engine.run_line import Line
+from codegen_mcp.engine.session import Session
+from codegen_mcp.engine.session_checks import (
+    check_env,
+    check_idle_timeout,
+    check_limits,
+    check_metadata,
+    check_name,
+)
+from codegen_mcp.engine.session_record import SessionRecord
+from codegen_mcp.engine.session_services import SessionServices
+from codegen_mcp.engine.slot import Slot
+from codegen_mcp.engine.slot_factory import SlotFactory
+from codegen_mcp.engine.state_directory import StateDirectory
+from codegen_mcp.engine.trash import Trash
+from codegen_mcp.engine.warm_pool import WarmPool
+
+log = structlog.get_logger()
+
+ROOM_WAIT_S = 5.0
+"""How long a creation waits for disk that ended sessions are about to give back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRequest:
+    """A checked request."""
+
+    workspace_id: str
+    user_id: str
+    interpreter: Interpreter
+    limits: ResourceLimits
+    env: dict[str, str]
+    metadata: dict[str, str]
+    idle_timeout_s: float
+
+
+def check_request(
+    asked: SessionConfig, config: SessionPoolConfig, catalog: InterpreterCatalog
+) -> SessionRequest:
+    """Check and complete what a caller asks for.
+
+    Raises:
+        InvalidRequest: Something of it is malformed, too much, or not to be had here.
+    """
+    idle_s = config.idle_timeout_s if asked.idle_timeout_s is None else asked.idle_timeout_s
+    return SessionRequest(
+        workspace_id=check_name("workspace_id", asked.workspace_id),
+        user_id=check_name("user_id", asked.user_id),
+        interpreter=catalog.resolve(asked.language),
+        limits=check_limits(asked.limits or config.default_limits, config.maximum_limits),
+        env=check_env(asked.env),
+        metadata=check_metadata(asked.metadata),
+        idle_timeout_s=check_idle_timeout(idle_s, config.max_idle_timeout_s),
+    )
+
+
+class SessionMaker:
+    """The way from a checked request to a live session at its final place."""
+
+    def __init__(
+        self,
+        *,
+        state: StateDirectory,
+        factory: SlotFactory,
+        warm: WarmPool,
+        trash: Trash,
+        services: SessionServices,
+        open_workspace: OpensWorkspaces,
+        discard: Callable[[Path, Slot | None], None],
+        boots: Line,
+        tasks: OwnedTasks,
+    ) -> None:
+        """Wire it up; ``tasks`` owns the boots, ``boots`` is the line that they wait in."""
+        self._state = state
+        self._factory = factory
+        self._warm = warm
+        self._trash = trash
+        self._services = services
+        self._open_workspace = open_workspace
+        self._discard = discard
+        self._boots = boots
+        self._tasks = tasks
+
+    async def make(self, request: SessionRequest) -> Session:
+        """Make it.
+
+        Raises:
+            Full: No disk or host user is left.
+            SandboxUnavailable: No sandbox could be booted.
+        """
+        started = time.monotonic()
+        slot = self._warm.take(request.interpreter, request.limits)
+        session = None
+        if slot is not None:
+            try:
+                session = await self._claim(slot, request)
+            except SandboxUnavailable:
+                log.warning("pool.claim_failed", directory=slot.directory.name)
+        pooled = session is not None
+        if session is None:
+            session = await self._claim(await self._cold(request), request)
+        seconds = time.monotonic() - started
+        self._services.hooks.session_created(pooled=pooled, seconds=seconds)
+        log.info(
+            "session.created",
+            session_id=session.session_id,
+            pooled=pooled,
+            milliseconds=round(seconds * 1000, 2),
+        )
+        return session
+
+    async def _claim(self, slot: Slot, request: SessionRequest) -> Session:
+        """Give a booted slot to a session; the slot is discarded when that fails."""
+        try:
+            sandbox = slot.sandbox
+            if sandbox is None:
+                raise SandboxUnavailable("the sandbox was lost; try again")
+            if slot.limits != request.limits:
+                await sandbox.set_limits(request.limits)
+                slot.limits = request.limits
+            if slot.env != request.env:
+                await sandbox.set_environment(request.env)
+                slot.env = request.env
+            session_id = new_session_id()
+            directory = self._state.session(session_id)
+            slot.directory.rename(directory)
+            slot.moved(directory)
+            now_ms = self._services.clock.unix_ms()
+            record = SessionRecord(
+                session_id=session_id,
+                workspace_id=request.workspace_id,
+                user_id=request.user_id,
+                interpreter=request.interpreter.name,
+                limits=request.limits,
+                env=request.env,
+                metadata=request.metadata,
+                idle_timeout_s=request.idle_timeout_s,
+                created_at_ms=now_ms,
+                last_activity_ms=now_ms,
+                identity=slot.identity,
+            )
+            session_store.save(directory, record, durable=False)
+            workspace = self._open_workspace(slot)
+            return Session(record, slot, workspace, self._services)
+        except BaseException:
+            self._discard(slot.directory, slot)
+            raise
+
+    async def _cold(self, request: SessionRequest) -> Slot:
+        """Boot a slot in a task of its own: a caller that leaves half-way leaves nothing behind."""
+        boot = self._tasks.spawn(self._boot(request), "session-create")
+        try:
+            await asyncio.wait([boot])
+        except asyncio.CancelledError:
+            boot.cancel()
+            self._tasks.spawn(self._abandon(boot), "session-create-abandoned")
+            raise
+        if boot.cancelled():
+            raise Draining("the worker is shutting down and takes no new sessions; use another one")
+        return boot.result()
+
+    async def _abandon(self, boot: asyncio.Task[Slot]) -> None:
+        await asyncio.wait([boot])
+        if not boot.cancelled() and boot.exception() is None:
+            slot = boot.result()
+            self._discard(slot.directory, slot)
+
+    async def _boot(self, request: SessionRequest) -> Slot:
+        place = self._boots.join()
+        try:
+            await place.wait()
+            deadline = time.monotonic() + ROOM_WAIT_S
+            while True:
+                try:
+                    return await self._boot_once(request)
+                except Full:
+                    # Disk that a waiting sandbox or an ended session holds is as good as free.
+                    if not (self._warm.give_up_one() or self._trash.pending):
+                        raise
+                    try:
+                        async with asyncio.timeout_at(_loop_time(deadline)):
+                            await self._trash.progress()
+                    except TimeoutError:
+                        pass
+                    if time.monotonic() >= deadline:
+                        raise
+        finally:
+            place.leave()
+            self._warm.nudge()
+
+    async def _boot_once(self, request: SessionRequest) -> Slot:
+        directory = self._state.new_slot()
+        try:
+            return await self._factory.make(
+                directory, request.interpreter, request.limits, request.env
+            )
+        except BaseException:
+            self._discard(directory, None)
+            raise
+
+
+def _loop_time(deadline: float) -> float:
+    return asyncio.get_running_loop().time() + max(0.0, deadline - time.monotonic())

@@ -1,0 +1,392 @@
+"""The sessions of a worker: admission, life and end. Implements ``engine.base.Sessions``."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+
+from codegen_mcp.core.clock import Clock, SystemClock
+from codegen_mcp.core.errors import Draining, Full, WorkerError
+from codegen_mcp.core.limits import ResourceLimits
+from codegen_mcp.core.session import SessionConfig
+from codegen_mcp.engine.adoption import Adoption, adopt_sessions, clear_remains
+from codegen_mcp.engine.base import Capacity, SessionView
+from codegen_mcp.engine.hooks import EngineHooks, NoHooks
+from codegen_mcp.engine.host_memory import available_memory_bytes
+from codegen_mcp.engine.interpreter_catalog import InterpreterCatalog
+from codegen_mcp.engine.owned_tasks import OwnedTasks
+from codegen_mcp.engine.pool_config import SessionPoolConfig
+from codegen_mcp.engine.ports import OpensWorkspaces, TaskRecords
+from codegen_mcp.engine.reaper import Reaper
+from codegen_mcp.engine.run_line import Line
+from codegen_mcp.engine.session import Session, not_found
+from codegen_mcp.engine.session_checks import check_idle_timeout, check_metadata
+from codegen_mcp.engine.session_ender import SessionEnder
+from codegen_mcp.engine.session_maker import SessionMaker, check_request
+from codegen_mcp.engine.session_record import SessionRecord
+from codegen_mcp.engine.session_services import SessionServices
+from codegen_mcp.engine.slot import Slot
+from codegen_mcp.engine.slot_factory import SlotFactory
+from codegen_mcp.engine.state_directory import StateDirectory
+from codegen_mcp.engine.trash import Trash
+from codegen_mcp.engine.warm_pool import WarmPool
+from codegen_mcp.tools.base import Workspace
+
+log = structlog.get_logger()
+
+LIST_MAX_AGE_S = 1.0
+"""Counters in a list of many sessions may be this old."""
+CLOSE_WAIT_S = 20.0
+"""How long a stopping worker waits for unmounts and deletions; the next start does the rest."""
+RETRY_AFTER_S = 2.0
+
+
+class SessionPool:
+    """All sessions of this worker. An async context manager; entering adopts, leaving closes."""
+
+    def __init__(
+        self,
+        *,
+        config: SessionPoolConfig,
+        state: StateDirectory,
+        factory: SlotFactory,
+        catalog: InterpreterCatalog,
+        open_workspace: OpensWorkspaces,
+        isolation: Mapping[str, str],
+        records: TaskRecords | None = None,
+        hooks: EngineHooks | None = None,
+        clock: Clock | None = None,
+        available_memory: Callable[[], int] = available_memory_bytes,
+    ) -> None:
+        """Wire it up; nothing happens before it is entered.
+
+        Args:
+            config: Sizes and times.
+            state: Open, and locked by this worker.
+            factory: Makes slots.
+            catalog: Interpreters that sessions may ask for.
+            open_workspace: Makes the file access of a session.
+            isolation: Wall name to who enforces it, and ``sandbox`` to the level; shown with each
+                session.
+            records: Reads a dead worker's task records, forgets those of an ended session.
+            hooks: Hears of events.
+            clock: For idle time and age.
+            available_memory: Bytes of memory that the host can still give.
+        """
+        self._config = config
+        self._state = state
+        self._factory = factory
+        self._catalog = catalog
+        self._open_workspace = open_workspace
+        self._hooks = hooks or NoHooks()
+        self._records = records
+        self._sessions: dict[str, Session] = {}
+        self._creating = 0
+        self._draining = False
+        self._closed = False
+        self._stack = AsyncExitStack()
+        self._tasks = OwnedTasks()
+        """Ends and background boots of sessions; its members never outlive the pool."""
+        self._boots = Line(config.boots, 1 << 30, "this worker")
+        clock = clock or SystemClock()
+        self._services = SessionServices(
+            clock=clock,
+            hooks=self._hooks,
+            tasks=self._tasks,
+            boot=factory.boot,
+            gate=self,
+            runs=Line(config.runs, config.waiting_runs_total, "this worker"),
+            waiting_limit=config.waiting_runs,
+            isolation=dict(isolation),
+        )
+        self._trash = Trash(factory.dismantle, factory.release)
+        self._warm = WarmPool(
+            config=config,
+            default=catalog.default,
+            make=factory.make,
+            new_directory=state.new_slot,
+            discard=self._discard,
+            room=self._room,
+            busy=lambda: self._boots.running > 0,
+            free_disk=factory.free_bytes,
+            clock=clock,
+            hooks=self._hooks,
+            available_memory=available_memory,
+        )
+        self._maker = SessionMaker(
+            state=state,
+            factory=factory,
+            warm=self._warm,
+            trash=self._trash,
+            services=self._services,
+            open_workspace=open_workspace,
+            discard=self._discard,
+            boots=self._boots,
+            tasks=self._tasks,
+        )
+        self._ender = SessionEnder(
+            sessions=self._sessions,
+            factory=factory,
+            records=records,
+            discard=self._discard,
+            ended=self._warm.nudge,
+            hooks=self._hooks,
+            tasks=self._tasks,
+            grace_s=config.grace_s,
+        )
+        self.reaper = Reaper(
+            sessions=lambda: list(self._sessions.values()),
+            expire=self._expire,
+            persist=Session.save,
+            clock=clock,
+            max_age_s=config.max_age_s,
+            interval_s=config.sweep_interval_s,
+        )
+        """Sweeps by itself; tests may call ``sweep``."""
+        self.adoption = Adoption()
+        """What the start found."""
+
+    async def __aenter__(self) -> SessionPool:
+        """Adopt a dead worker's sessions, delete its remains, begin to boot ahead.
+
+        Raises:
+            WrongState: A newer version of this program wrote a session.
+        """
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._trash)
+            clear_remains(self._state, lambda path: self._discard(path, None))
+            self.adoption = await adopt_sessions(
+                self._state, self._factory, self._records, lambda path: self._discard(path, None)
+            )
+            for one in self.adoption.adopted:
+                session = Session(
+                    one.record,
+                    one.slot,
+                    self._open_workspace(one.slot),
+                    self._services,
+                    adopted=True,
+                )
+                self._sessions[session.session_id] = session
+                self._hooks.session_adopted()
+            if self.adoption.adopted:
+                log.info("sessions.adopted", count=len(self.adoption.adopted))
+                self._tasks.spawn(self._boot_adopted(), "boot-adopted")
+            await stack.enter_async_context(self._warm)
+            await stack.enter_async_context(self.reaper)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """``close``."""
+        await self.close()
+
+    @property
+    def draining(self) -> bool:
+        """Whether new sessions and tasks are refused."""
+        return self._draining
+
+    @property
+    def default_limits(self) -> ResourceLimits:
+        """Limits of a session that asks for none."""
+        return self._config.default_limits
+
+    @property
+    def warm(self) -> WarmPool:
+        """The sandboxes that wait."""
+        return self._warm
+
+    @property
+    def runs(self) -> Line:
+        """The worker's line of code runs."""
+        return self._services.runs
+
+    async def create(self, config: SessionConfig) -> SessionView:
+        """Make a session."""
+        try:
+            request = check_request(config, self._config, self._catalog)
+            self._admit()
+            self._creating += 1
+            try:
+                session = await self._maker.make(request)
+                self._sessions[session.session_id] = session
+            finally:
+                self._creating -= 1
+        except WorkerError as error:
+            self._hooks.session_refused(reason=error.reason)
+            raise
+        if self._closed:
+            await self.destroy(session.session_id, force=True)
+            raise _draining()
+        return session.view()
+
+    async def destroy(self, session_id: str, *, force: bool) -> None:
+        """End a session. Further calls join the first; force hurries a gentle one."""
+        session = self.session(session_id)
+        ending = self._ender.begin(session, "asked")
+        if force:
+            ending.hurry.set()
+        await asyncio.wait([ending.work])
+        ending.work.result()
+
+    def session(self, session_id: str) -> Session:
+        """Return a session, for the task executor.
+
+        Raises:
+            NotFound: There is none.
+        """
+        try:
+            return self._sessions[session_id]
+        except KeyError:
+            raise not_found(session_id) from None
+
+    def get(self, session_id: str) -> SessionView:
+        """Describe a session as it is now."""
+        return self.session(session_id).view()
+
+    def list(self) -> Sequence[SessionView]:
+        """Describe all, oldest first."""
+        sessions = sorted(self._sessions.values(), key=lambda one: one.age_s, reverse=True)
+        return [session.view(max_age_s=LIST_MAX_AGE_S) for session in sessions]
+
+    def capacity(self) -> Capacity:
+        """Room on this worker."""
+        return Capacity(
+            total=self._config.max_sessions, active=len(self._sessions), sessions=self.list()
+        )
+
+    def workspace(self, session_id: str) -> Workspace:
+        """Return a session's files."""
+        session = self.session(session_id)
+        session.check_open()
+        return session.workspace
+
+    def metadata(self, session_id: str) -> Mapping[str, str]:
+        """Return a session's metadata."""
+        return self.session(session_id).metadata
+
+    async def update_metadata(
+        self, session_id: str, metadata: Mapping[str, str], *, replace: bool
+    ) -> Mapping[str, str]:
+        """Merge or replace; on disk when answered."""
+        session = self.session(session_id)
+
+        def changed(record: SessionRecord) -> SessionRecord:
+            session.check_open()
+            whole = dict(metadata) if replace else {**record.metadata, **metadata}
+            return dataclasses.replace(record, metadata=check_metadata(whole))
+
+        session.touch()
+        await session.save(changed)
+        return session.metadata
+
+    async def set_idle_timeout(self, session_id: str, seconds: float) -> None:
+        """Change after how long without use it is destroyed; on disk when answered."""
+        session = self.session(session_id)
+        seconds = check_idle_timeout(seconds, self._config.max_idle_timeout_s)
+
+        def changed(record: SessionRecord) -> SessionRecord:
+            session.check_open()
+            return dataclasses.replace(record, idle_timeout_s=seconds)
+
+        session.touch()
+        await session.save(changed)
+
+    async def drain(self, grace_s: float | None = None) -> bool:
+        """Take no new sessions and tasks; return when nothing runs, at most after the grace.
+
+        Returns whether everything ended by itself.
+        """
+        self._draining = True
+        self._warm.stop()
+        grace_s = self._config.grace_s if grace_s is None else grace_s
+        try:
+            async with asyncio.timeout(grace_s):
+                for session in list(self._sessions.values()):
+                    await session.quiet()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self, *, keep: bool | None = None) -> None:
+        """End every sandbox. Idempotent.
+
+        Args:
+            keep: Leave the sessions on disk for the next start; None is as configured.
+        """
+        if self._closed:
+            return
+        self._closed = self._draining = True
+        keep = self._config.keep_sessions if keep is None else keep
+        await self.reaper.__aexit__(None, None, None)
+        await self._warm.__aexit__(None, None, None)
+        sessions = list(self._sessions.values())
+        if keep:
+            await asyncio.gather(*(self._ender.put_down(session) for session in sessions))
+        else:
+            for session in sessions:
+                self._ender.begin(session, "closed").hurry.set()
+        await self._ender.settled()
+        await self._tasks.aclose()
+        try:
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await self._trash.flush()
+        except TimeoutError:
+            log.warning("trash.left", pending=self._trash.pending)
+        await self._stack.aclose()
+
+    def _admit(self) -> None:
+        if self._draining:
+            raise _draining()
+        if self._room() <= 0:
+            raise Full(
+                f"all {self._config.max_sessions} sessions of this worker are taken; destroy one, "
+                "wait for one to end, or raise MAX_SESSIONS",
+                retry_after_s=RETRY_AFTER_S,
+                metadata={"max_sessions": str(self._config.max_sessions)},
+            )
+
+    def _room(self) -> int:
+        return self._config.max_sessions - len(self._sessions) - self._creating
+
+    def _expire(self, session: Session, reason: str) -> None:
+        ending = self._ender.begin(session, reason)
+        if reason == "idle":
+            ending.hurry.set()
+
+    def _discard(self, directory: Path, slot: Slot | None) -> None:
+        """Hand a directory, and the slot that it was, to the trash."""
+        grave = directory
+        if directory.parent != self._state.trash:
+            grave = self._state.new_trash()
+            try:
+                directory.rename(grave)
+            except OSError as error:
+                log.error("trash.not_moved", directory=str(directory), error=error.strerror)
+                grave = directory
+            else:
+                if slot is not None:
+                    slot.moved(grave)
+        self._trash.put(grave, slot)
+
+    async def _boot_adopted(self) -> None:
+        for session in list(self._sessions.values()):
+            if session.record.incarnation > 1 and not session.ending:
+                place = self._boots.join()
+                try:
+                    await place.wait()
+                    await session.sandbox()
+                except WorkerError as error:
+                    log.warning(
+                        "session.not_booted", session_id=session.session_id, reason=error.reason
+                    )
+                finally:
+                    place.leave()
+
+
+def _draining() -> Draining:
+    return Draining("the worker is shutting down and takes no new sessions; use another one")
