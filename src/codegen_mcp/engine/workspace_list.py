@@ -100,7 +100,7 @@ class _First:
     def result(self) -> list[FileStat]:
         self.kept.sort(key=lambda entry: entry.path)
         del self.kept[self.limit :]
-        if len(self.kept) == self.limit:
+        if self.kept and len(self.kept) == self.limit:
             self._last = self.kept[-1].path
         return self.kept
 
