@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from codegen_mcp.sandbox import base, seccomp
 from codegen_mcp.sandbox.base import SandboxSpec
+from codegen_mcp.sandbox.guest_protocol import GUEST_ENV
+from codegen_mcp.sandbox.launch_arguments import Arguments
 
 UID = 1000
 """The user inside, whoever it is outside."""
@@ -35,7 +35,7 @@ _ETC = {
     "nsswitch.conf": _NSSWITCH,
     "resolv.conf": "",
 }
-_ETC_FROM_HOST = (
+ETC_FROM_HOST = (
     "/etc/ld.so.cache",
     "/etc/localtime",
     "/etc/timezone",
@@ -53,43 +53,6 @@ _ETC_FROM_HOST = (
 """Public facts that programs of the host's /usr expect."""
 _PROC_FILES = ("cpuinfo", "meminfo", "stat", "loadavg", "version", "filesystems")
 """What a sandbox without a private /proc still sees of it."""
-
-
-class Arguments:
-    """An argument list and the descriptors it names; closes them when left."""
-
-    def __init__(self) -> None:
-        self.words: list[str] = []
-        self.fds: list[int] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for fd in self.fds:
-            os.close(fd)
-        self.fds.clear()
-
-    def add(self, *words: str | Path | int) -> None:
-        """Append words."""
-        self.words += [str(word) for word in words]
-
-    def data(self, content: bytes) -> int:
-        """Return a descriptor from which the content can be read; owned here."""
-        fd = os.memfd_create("data", os.MFD_CLOEXEC)
-        self.fds.append(fd)
-        os.write(fd, content)
-        os.lseek(fd, 0, os.SEEK_SET)
-        return fd
-
-    def as_descriptor(self) -> int:
-        """Return a descriptor with all words so far, as ``--args`` reads them."""
-        return self.data(b"".join(os.fsencode(word) + b"\0" for word in self.words))
 
 
 def write_recipe(
@@ -113,6 +76,8 @@ def write_recipe(
         if path != "/proc" or private_proc:
             out.add("--remount-ro", path)
     out.add("--chdir", base.WORKSPACE)
+    for name, value in GUEST_ENV.items():
+        out.add("--setenv", name, value)
     out.add("--seccomp", out.data(seccomp.build()))
     out.add("--json-status-fd", status_fd)
 
@@ -133,7 +98,7 @@ def _system(out: Arguments) -> None:
         elif path.is_dir():
             out.add("--ro-bind", path, path)
     out.add("--dir", "/etc")
-    for known in (*_ETC_FROM_HOST, *_python_settings()):
+    for known in (*ETC_FROM_HOST, *_python_settings()):
         out.add("--ro-bind-try", known, known)
     for name, text in _ETC.items():
         out.add("--perms", "0444", "--ro-bind-data", out.data(text.encode()), f"/etc/{name}")

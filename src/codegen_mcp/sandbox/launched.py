@@ -1,21 +1,37 @@
-"""A launched guest and how it is ended: pidfds for the two processes we know, then the rest.
+"""A guest from its launch to its end, the same for every backend.
 
 pidfd_open(2): a pidfd keeps meaning the same process, whatever happens to its number.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from codegen_mcp.core.errors import SandboxUnavailable
+from codegen_mcp.sandbox.base import SandboxSpec
 from codegen_mcp.sandbox.cgroup import Cgroup
-from codegen_mcp.sandbox.launcher import ErrorPipe, Spawner, descendants, ended, parent_of
+from codegen_mcp.sandbox.launch_arguments import Arguments
+from codegen_mcp.sandbox.launcher import (
+    ErrorPipe,
+    Spawner,
+    descendants,
+    ended,
+    entry,
+    parent_of,
+)
 
+START_TIMEOUT_S = 10.0
+"""Milliseconds are usual; a machine that swaps may take longer."""
 END_TIMEOUT_S = 10.0
+_REPORT_BYTES = 4096
 _PATIENCE_S = 1.0
 """After this long the control group is thawed (a frozen process cannot die) and killed."""
 
@@ -119,3 +135,123 @@ class LaunchedGuest:
             if pidfd >= 0 and not await ended(pidfd, timeout_s):
                 return False
         return True
+
+
+_Guest = TypeVar("_Guest", bound=LaunchedGuest)
+_Sandbox = TypeVar("_Sandbox")
+MakeCommand = Callable[[Arguments, int, int], list[str]]
+"""(descriptors to fill, guest's control descriptor, report descriptor) to the command."""
+
+
+async def launch(
+    spawner: Spawner, spec: SandboxSpec, make_command: MakeCommand, kind: type[_Guest]
+) -> _Guest:
+    """Start a launcher and learn the guest's pid from its report.
+
+    Raises:
+        SandboxUnavailable: It did not start, with the launcher's own words; nothing is left.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    report, report_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    errors = ErrorPipe()
+    guest: _Guest | None = None
+    try:
+        with theirs, Arguments() as arguments, contextlib.ExitStack() as closing:
+            closing.callback(os.close, report_fd)
+            command = make_command(arguments, theirs.fileno(), report_fd)
+            attach_files = spec.cgroup.attach_files if spec.cgroup is not None else ()
+            process = await spawner.spawn(
+                entry(command, identity=spec.identity, attach_files=attach_files),
+                pass_fds=(*arguments.fds, report_fd, theirs.fileno()),
+                stderr=errors.write_end,
+            )
+        errors.close_write_end()
+        guest = kind(
+            control=ours, launcher=process, spawner=spawner, errors=errors, cgroup=spec.cgroup
+        )
+        await _learn_pid(guest, report)
+    except BaseException as error:
+        if guest is not None:
+            await _end(guest)
+        ours.close()
+        errors.close()
+        if isinstance(error, OSError):
+            raise SandboxUnavailable(f"the launcher cannot be started: {error}") from error
+        raise
+    finally:
+        os.close(report)
+    return guest
+
+
+async def or_end(booting: Awaitable[_Sandbox], guest: LaunchedGuest) -> _Sandbox:
+    """Wait for a guest's sandbox to come up; when it does not, end the guest.
+
+    Raises:
+        SandboxUnavailable: It did not come up, with the launcher's own words; nothing is left.
+    """
+    try:
+        return await booting
+    except BaseException as error:
+        await _end(guest)
+        if isinstance(error, SandboxUnavailable):
+            raise SandboxUnavailable(_explain(error.message, guest.errors)) from error
+        raise
+
+
+async def _learn_pid(guest: LaunchedGuest, report: int) -> None:
+    """Read the launcher's report, which arrives in pieces and ends with a newline.
+
+    bubblewrap exits with 1 both for a failed set-up and for a command that did so; only a report
+    says that there was a command.
+    """
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            line = await _read_line(report)
+    except TimeoutError:
+        raise SandboxUnavailable(
+            f"the launcher started no process within {START_TIMEOUT_S:.0f} s"
+        ) from None
+    try:
+        pid = int(json.loads(line)["child-pid"])
+    except (ValueError, KeyError, TypeError):
+        await _end(guest)
+        raise SandboxUnavailable(_explain("the launcher failed", guest.errors)) from None
+    if not guest.found_guest(pid):
+        await _end(guest)
+        raise SandboxUnavailable(_explain("the sandbox ended at once", guest.errors))
+
+
+async def _read_line(fd: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(fd, readable.set)
+    line = b""
+    try:
+        while b"\n" not in line and len(line) < _REPORT_BYTES:
+            await readable.wait()
+            readable.clear()
+            with contextlib.suppress(BlockingIOError):
+                part = os.read(fd, _REPORT_BYTES)
+                if not part:
+                    break
+                line += part
+    finally:
+        loop.remove_reader(fd)
+    return line.partition(b"\n")[0]
+
+
+async def _end(guest: LaunchedGuest) -> None:
+    """Kill, and wait even when cancelled meanwhile."""
+    guest.kill()
+    waiting = asyncio.ensure_future(guest.wait())
+    try:
+        await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        await asyncio.wait([waiting])
+        raise
+
+
+def _explain(what: str, errors: ErrorPipe) -> str:
+    said = errors.text()
+    return f"{what}: {said}" if said else what

@@ -1,0 +1,99 @@
+"""The bubblewrap backend: namespaces, an own root, seccomp, and the guest as PID 1.
+
+Manual: bwrap(1). It is never run as host uid 0: sysctls check the global uid, so a root that
+bubblewrap merely maps away can still write /proc/sys. A root worker drops to the session's uid
+first; a set-user-ID bubblewrap is refused (CVE-2026-41163).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+
+from codegen_mcp.core.errors import SandboxUnavailable
+from codegen_mcp.sandbox.backend_config import BackendConfig
+from codegen_mcp.sandbox.base import Probe, Sandbox, SandboxSpec
+from codegen_mcp.sandbox.bubblewrap_args import write_recipe
+from codegen_mcp.sandbox.guest_protocol import guest_argv
+from codegen_mcp.sandbox.guest_sandbox import GuestSandbox
+from codegen_mcp.sandbox.launch_arguments import Arguments
+from codegen_mcp.sandbox.launched import LaunchedGuest, launch, or_end
+from codegen_mcp.sandbox.launcher import Spawner
+from codegen_mcp.sandbox.preconditions import check_directories, check_identity
+
+
+class BubblewrapBackend:
+    """Boots sandboxes with bubblewrap.
+
+    Args:
+        config: Facts of the worker.
+        private_proc: False boots the weaker level ``bubblewrap-noproc``; None takes what the
+            probe finds to work, the full one before that.
+    """
+
+    def __init__(self, config: BackendConfig, *, private_proc: bool | None = None) -> None:
+        self._config = config
+        self._private_proc = private_proc
+        self._spawner: Spawner | None = None
+
+    @property
+    def name(self) -> str:
+        """``bubblewrap``."""
+        return "bubblewrap"
+
+    async def probe(self) -> Probe:
+        """Boot the full recipe and try its walls from inside."""
+        raise NotImplementedError
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        """Boot a sandbox."""
+        check_identity(spec.identity)
+        check_directories(spec)
+        program = find_bubblewrap()
+        private_proc = self._private_proc is not False
+
+        def command(out: Arguments, control_fd: int, status_fd: int) -> list[str]:
+            write_recipe(
+                out,
+                spec,
+                guest=self._config.guest_directory,
+                status_fd=status_fd,
+                private_proc=private_proc,
+            )
+            return [
+                program,
+                "--args",
+                str(out.as_descriptor()),
+                "--",
+                *guest_argv(
+                    control_fd=control_fd,
+                    site_packages=spec.interpreter.site_packages,
+                    proc=private_proc,
+                ),
+            ]
+
+        if self._spawner is None:
+            self._spawner = Spawner()
+        guest = await launch(self._spawner, spec, command, LaunchedGuest)
+        return await or_end(GuestSandbox.boot(guest, spec), guest)
+
+
+def find_bubblewrap() -> str:
+    """Return the program's path.
+
+    Raises:
+        SandboxUnavailable: It is missing, or is installed with privileges.
+    """
+    path = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
+    if path is None:
+        raise SandboxUnavailable("bwrap is not installed; try: apt-get install bubblewrap")
+    if os.stat(path).st_mode & stat.S_ISUID:
+        raise SandboxUnavailable(
+            f"{path!r} is set-user-ID root, which is not used; try: chmod u-s {path}"
+        )
+    if "security.capability" in os.listxattr(path):
+        raise SandboxUnavailable(
+            f"{path!r} has file capabilities, which are not used; try: setcap -r {path}"
+        )
+    return path
