@@ -13,7 +13,7 @@ import structlog
 
 from codegen_mcp.core.errors import Corrupt, InvalidRequest, WrongState
 from codegen_mcp.engine import session_store
-from codegen_mcp.engine.ports import TaskRecords
+from codegen_mcp.engine.ports import OpensWorkspaces, OpenWorkspace, TaskRecords
 from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.slot import Slot
 from codegen_mcp.engine.slot_factory import SlotFactory
@@ -34,6 +34,7 @@ class Adopted:
 
     record: SessionRecord
     slot: Slot
+    workspace: OpenWorkspace
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ async def adopt_sessions(
     state: StateDirectory,
     factory: SlotFactory,
     records: TaskRecords | None,
+    open_workspace: OpensWorkspaces,
     discard: Callable[[Path], None],
 ) -> Adoption:
     """Take over every session: same id, incarnation + 1, files as they lie.
@@ -82,7 +84,7 @@ async def adopt_sessions(
             try:
                 if isinstance(record, Corrupt):
                     raise record
-                result.adopted.append(await _adopt(path, record, factory, records))
+                result.adopted.append(await _adopt(path, record, factory, records, open_workspace))
             except WrongState:
                 raise
             except (Corrupt, InvalidRequest) as error:
@@ -103,7 +105,11 @@ async def adopt_sessions(
 
 
 async def _adopt(
-    path: Path, record: SessionRecord, factory: SlotFactory, records: TaskRecords | None
+    path: Path,
+    record: SessionRecord,
+    factory: SlotFactory,
+    records: TaskRecords | None,
+    open_workspace: OpensWorkspaces,
 ) -> Adopted:
     slot = await factory.adopt(path, record)
     try:
@@ -118,11 +124,11 @@ async def _adopt(
         )
         stored = record
         await to_end(lambda: session_store.save(path, stored, durable=True))
+        return Adopted(record, slot, open_workspace(slot))
     except BaseException:
         await factory.dismantle(slot)
         await factory.release(slot.identity)
         raise
-    return Adopted(record, slot)
 
 
 def _may_pass(error: Exception) -> bool:

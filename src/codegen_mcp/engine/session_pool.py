@@ -161,16 +161,14 @@ class SessionPool:
             await stack.enter_async_context(self._trash)
             clear_remains(self._state, lambda path: self._discard(path, None))
             self.adoption = await adopt_sessions(
-                self._state, self._factory, self._records, lambda path: self._discard(path, None)
+                self._state,
+                self._factory,
+                self._records,
+                self._open_workspace,
+                lambda path: self._discard(path, None),
             )
             for one in self.adoption.adopted:
-                session = Session(
-                    one.record,
-                    one.slot,
-                    self._open_workspace(one.slot),
-                    self._services,
-                    adopted=True,
-                )
+                session = Session(one.record, one.slot, one.workspace, self._services, adopted=True)
                 self._sessions[session.session_id] = session
                 self._hooks.session_adopted()
             if self.adoption.adopted:
