@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 import struct
 import subprocess
@@ -40,6 +41,7 @@ _SUPERBLOCK = 1024
 _STATE = _SUPERBLOCK + 0x3A
 _LABEL = _SUPERBLOCK + 0x78
 _ERROR_FS = 0x2
+_PARTIAL = ".partial"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -113,6 +115,9 @@ class ImageTemplates:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._lock = threading.Lock()
+        for partial in directory.glob(f"*{_PARTIAL}"):  # of a worker that was killed
+            with suppress(FileNotFoundError):
+                partial.unlink()
 
     def get(self, size_bytes: int) -> Path:
         """Return the template; about 10 ms when it has to be made."""
@@ -142,9 +147,7 @@ def find_tool(name: str) -> str:
 
 
 def _make(path: Path, size_bytes: int) -> None:
-    partial = path.with_suffix(".partial")
-    with suppress(FileNotFoundError):
-        partial.unlink()
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
     descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(descriptor, image_bytes(size_bytes))

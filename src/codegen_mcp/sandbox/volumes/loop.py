@@ -120,11 +120,11 @@ class LoopDriver:
         return max(free_on(self._config.state_directory) - self._config.reserve_bytes, 0)
 
     def _create(self, directory: Path, size_bytes: int, identity: HostIdentity | None) -> None:
-        template = self._templates.get(size_bytes)
         no_copy_on_write(directory)
         with self._admission:
             admit(self._config, images.image_bytes(size_bytes), 0)
             try:
+                template = self._templates.get(size_bytes)
                 reserve = not self._config.overcommit
                 images.copy_image(template, directory / IMAGE, reserve=reserve)
             except OSError as error:

@@ -1,0 +1,228 @@
+"""What every kind of volume promises."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from codegen_mcp.core.errors import Corrupt, Full
+from codegen_mcp.core.limits import GIB, MIB
+from codegen_mcp.sandbox.base import HostIdentity
+from codegen_mcp.sandbox.volumes import loop
+from codegen_mcp.sandbox.volumes.base import Volume, VolumeDriver
+from codegen_mcp.sandbox.volumes.loop import LoopDriver
+from codegen_mcp.sandbox.volumes.plain import PlainDriver
+from codegen_mcp.sandbox.volumes.registry import Volumes
+from codegen_mcp.sandbox.volumes.space import VolumeConfig, free_on
+from codegen_mcp.testing.kernel_objects import kernel_objects, nothing_left
+
+SIZE = 16 * MIB
+ROOT_USER = os.geteuid() == 0
+IDENTITY = HostIdentity(uid=200_001, gid=200_001) if ROOT_USER else None
+WITHIN_S = 10.0
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    directory = tmp_path / "state"
+    directory.mkdir()
+    with nothing_left(tmp_path):
+        yield directory
+
+
+@pytest.fixture(params=["loop", "plain"])
+async def driver(request: pytest.FixtureRequest, state: Path) -> AsyncIterator[VolumeDriver]:
+    config = VolumeConfig(state_directory=state, reserve_bytes=0)
+    if request.param == "plain":
+        yield PlainDriver(config)
+        return
+    if reason := await loop.probe(config):
+        pytest.skip(reason)
+    yield LoopDriver(config)
+
+
+@pytest.fixture
+async def volume(driver: VolumeDriver, state: Path) -> AsyncIterator[Volume]:
+    slot = state / "slot"
+    slot.mkdir()
+    made = await driver.create(slot, SIZE, IDENTITY)
+    yield made
+    await made.detach()
+
+
+async def until_full(volume: Volume) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while not volume.usage().full:
+            await asyncio.sleep(0.01)
+
+
+def write(path: Path, count: int) -> int:
+    """Write until refused; how much was taken."""
+    written = 0
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while written < count:
+                written += file.write(b"x" * min(MIB, count - written))
+        except OSError:
+            pass
+    return written
+
+
+async def test_it_holds_a_workspace_and_an_environment_of_the_session_s_user(
+    volume: Volume,
+) -> None:
+    assert volume.root.name == "volume"
+    assert volume.root.stat().st_mode & 0o777 == 0o711
+    for part in ("workspace", "venv"):
+        found = (volume.root / part).stat()
+        assert found.st_mode & 0o777 == 0o700
+        if IDENTITY:
+            assert (found.st_uid, found.st_gid) == (IDENTITY.uid, IDENTITY.gid)
+
+
+async def test_all_that_was_promised_can_be_written(volume: Volume) -> None:
+    usage = volume.usage()
+    assert usage.size_bytes == SIZE
+    assert not usage.full
+    assert write(volume.root / "workspace" / "big", SIZE) == SIZE
+
+
+async def test_usage_follows_what_is_written(volume: Volume) -> None:
+    write(volume.root / "workspace" / "some", 5 * MIB)
+    async with asyncio.timeout(WITHIN_S):
+        while not 5 * MIB <= volume.usage().used_bytes < 7 * MIB:
+            await asyncio.sleep(0.01)
+
+
+async def test_more_than_was_promised_makes_it_full_until_files_are_deleted(
+    volume: Volume,
+) -> None:
+    path = volume.root / "workspace" / "big"
+    write(path, 2 * SIZE)
+    await until_full(volume)
+    path.unlink()
+    async with asyncio.timeout(WITHIN_S):
+        while volume.usage().full:
+            await asyncio.sleep(0.01)
+
+
+async def test_it_follows_a_renamed_slot_while_files_are_open(volume: Volume, state: Path) -> None:
+    with open(volume.root / "workspace" / "log", "wb", buffering=0) as file:
+        file.write(b"before ")
+        (state / "slot").rename(state / "session")
+        volume.moved(state / "session")
+        file.write(b"after")
+    assert volume.root == state / "session" / "volume"
+    assert (volume.root / "workspace" / "log").read_bytes() == b"before after"
+    assert volume.usage().size_bytes == SIZE
+
+
+async def test_detaching_twice_is_fine_and_usage_still_answers(volume: Volume) -> None:
+    await volume.detach()
+    await volume.detach()
+    assert volume.usage().size_bytes == SIZE
+
+
+async def test_an_adopted_one_has_its_files_and_its_size(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    content = os.urandom(100_000)
+    (volume.root / "workspace" / "data").write_bytes(content)
+    await volume.detach()
+    (state / "slot").rename(state / "session")
+    adopted = await driver.adopt(state / "session", IDENTITY)
+    try:
+        assert (adopted.root / "workspace" / "data").read_bytes() == content
+        assert adopted.usage().size_bytes == SIZE
+    finally:
+        await adopted.detach()
+
+
+async def test_adoption_finds_the_kind_that_lies_there(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    await volume.detach()
+    others = Volumes("plain", VolumeConfig(state_directory=state, reserve_bytes=0))
+    adopted = await others.adopt(state / "slot", IDENTITY)
+    assert type(adopted) is type(volume)
+    await adopted.detach()
+
+
+async def test_an_empty_directory_cannot_be_adopted(driver: VolumeDriver, state: Path) -> None:
+    with pytest.raises(Corrupt):
+        await driver.adopt(state, IDENTITY)
+    with pytest.raises(Corrupt, match="holds no volume"):
+        await Volumes("plain", VolumeConfig(state_directory=state)).adopt(state, IDENTITY)
+
+
+async def test_one_without_its_workspace_cannot_be_adopted(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    (volume.root / "workspace").rmdir()
+    await volume.detach()
+    with pytest.raises(Corrupt, match="workspace"):
+        await driver.adopt(state / "slot", IDENTITY)
+
+
+async def test_more_than_the_host_has_is_refused_with_a_hint_when_to_retry(
+    driver: VolumeDriver, state: Path
+) -> None:
+    slot = state / "greedy"
+    slot.mkdir()
+    with pytest.raises(Full) as caught:
+        await driver.create(slot, free_on(state) + GIB, IDENTITY)
+    assert caught.value.retry_after_s
+    assert caught.value.reason == "DISK_FULL"
+    assert list(slot.iterdir()) == []
+
+
+async def test_promises_take_from_the_room_before_anything_is_written(
+    driver: VolumeDriver, state: Path
+) -> None:
+    slot = state / "large"
+    slot.mkdir()
+    before = driver.free_bytes()
+    volume = await driver.create(slot, 2 * GIB, IDENTITY)
+    try:
+        # Other tests write to the same file system meanwhile.
+        assert before - driver.free_bytes() > GIB
+    finally:
+        await volume.detach()
+
+
+async def test_a_create_that_is_cancelled_leaves_nothing(driver: VolumeDriver, state: Path) -> None:
+    slot = state / "cancelled"
+    slot.mkdir()
+    for delay in (0, 0.001, 0.002, 0.003):
+        creating = asyncio.ensure_future(driver.create(slot, SIZE, IDENTITY))
+        await asyncio.sleep(delay)
+        creating.cancel()
+        try:
+            made = await creating
+        except asyncio.CancelledError:
+            assert list(slot.iterdir()) == []
+            assert kernel_objects(slot) == []
+        else:
+            await made.detach()
+            return
+
+
+async def test_many_at_once_are_kept_apart(driver: VolumeDriver, state: Path) -> None:
+    slots = [state / f"slot-{number}" for number in range(8)]
+    for slot in slots:
+        slot.mkdir()
+    volumes = await asyncio.gather(*(driver.create(slot, SIZE, IDENTITY) for slot in slots))
+    try:
+        for number, volume in enumerate(volumes):
+            (volume.root / "workspace" / "mine").write_bytes(b"%d" % number * 1000)
+        for number, volume in enumerate(volumes):
+            found = (volume.root / "workspace" / "mine").read_bytes()
+            assert hashlib.sha256(found).digest() == hashlib.sha256(b"%d" % number * 1000).digest()
+    finally:
+        for volume in volumes:
+            await volume.detach()
