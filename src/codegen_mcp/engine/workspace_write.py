@@ -146,6 +146,8 @@ class Draft:
                     dir_fd=place.dir_fd,
                 )
             except OSError as error:
+                if os.fstat(place.dir_fd).st_nlink == 0:  # ext4 calls a removed directory EPERM
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
                 if error.errno not in _NO_TMPFILE:
                     raise
                 self._tree.nameless = False
