@@ -98,7 +98,7 @@ class EdgeInterceptor(aio.ServerInterceptor):
                     self._admission.leave()
                 seconds = time.perf_counter() - began
                 self._hooks.call_finished(method=method, code=code, seconds=seconds)
-                log.debug("rpc.finished", method=method, code=code, ms=round(seconds * 1e3, 2))
+                log.debug("rpc.finished", method=method, status=code, ms=round(seconds * 1e3, 2))
 
         return call
 

@@ -127,7 +127,8 @@ class MemorySessions:
         self, session_id: str, metadata: Mapping[str, str], *, replace: bool
     ) -> Mapping[str, str]:
         """Merge or replace."""
-        whole = dict(metadata) if replace else {**self.metadata(session_id), **metadata}
+        before = self.metadata(session_id)
+        whole = dict(metadata) if replace else {**before, **metadata}
         self._change(session_id, metadata=whole)
         return whole
 

@@ -1,0 +1,79 @@
+"""uvicorn inside our event loop, without its signal handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+log = structlog.get_logger()
+
+GRACE_S = 1
+"""For responses under way when it stops."""
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the worker."""
+        yield
+
+
+class HttpServer:
+    """An async context manager: open means serving.
+
+    Raises (on entering):
+        OSError: The address cannot be bound; the message names it.
+    """
+
+    def __init__(self, app: ASGIApp, *, host: str, port: int) -> None:
+        self._host = host
+        self._asked = port
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+        self.port = 0
+        """The bound one."""
+
+    async def __aenter__(self) -> HttpServer:
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        try:
+            listener = socket.create_server((self._host, self._asked), family=family)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot listen on {self._host!r} port {self._asked}: {error.strerror}; choose "
+                "another METRICS_PORT, or 0 for none",
+            ) from error
+        self.port = listener.getsockname()[1]
+        self._serving = asyncio.create_task(self._serve(listener), name="http-server")
+        log.info("http.listening", host=self._host, port=self.port)
+        return self
+
+    async def _serve(self, listener: socket.socket) -> None:
+        with listener:
+            await self._server.serve(sockets=[listener])
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.should_exit = True
+        if self._serving is not None:
+            await self._serving
