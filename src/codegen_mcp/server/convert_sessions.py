@@ -187,6 +187,7 @@ def info(view: SessionView) -> common_pb2.SessionInfo:
         user_id=view.user_id,
         isolation=view.isolation,
         workspace_path=view.workspace_path,
+        note=view.note,
     )
 
 

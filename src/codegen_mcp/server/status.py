@@ -77,8 +77,7 @@ def failure_of(error: Exception) -> Failure:
     """Say what may be told; a fault of ours is logged here, once, with its traceback."""
     code = code_of(error)
     if code is grpc.StatusCode.INTERNAL or not isinstance(error, errors.WorkerError):
-        error_id = "err_" + secrets.token_hex(8)
-        log.error("server.internal_error", error_id=error_id, exc_info=error)
+        error_id = logged_id(error)
         return Failure(
             code=code,
             message=f"an internal error of the worker; its log has the cause as {error_id}",
@@ -97,6 +96,15 @@ def failure_of(error: Exception) -> Failure:
         retriable=error.retriable,
         retry_after_s=error.retry_after_s,
     )
+
+
+def logged_id(error: Exception) -> str:
+    """Return the id under which the log has the error; whoever logged it first named it."""
+    if type(error) is errors.WorkerError and "error_id" in error.metadata:
+        return error.metadata["error_id"]
+    error_id = "err_" + secrets.token_hex(8)
+    log.error("server.internal_error", error_id=error_id, exc_info=error)
+    return error_id
 
 
 def trailers(failure: Failure, request_id: str) -> tuple[tuple[str, str | bytes], ...]:

@@ -41,7 +41,7 @@ class TaskService(task_execution_pb2_grpc.TaskExecutionServicer):
     async def ExecuteTask(self, request: pb.TaskRequest, context: Context) -> None:  # type: ignore[override]  # written with context.write
         """Run one tool; a caller that leaves detaches, and the engine knows what that means."""
         task_id = await self._tasks.submit(convert.submission(request))
-        await self._stream(task_id, request.session_id, context, request.typed_request)
+        await self._stream(task_id, request.session_id, context, asked=request.typed_request)
 
     async def AttachTask(self, request: pb.AttachTaskRequest, context: Context) -> None:  # type: ignore[override]  # written with context.write
         """Join a task's stream."""
@@ -49,7 +49,6 @@ class TaskService(task_execution_pb2_grpc.TaskExecutionServicer):
             request.task_id,
             request.session_id,
             context,
-            None,
             stdout_offset=not_negative("stdout_offset", request.stdout_offset) or 0,
             stderr_offset=not_negative("stderr_offset", request.stderr_offset) or 0,
         )
@@ -59,8 +58,8 @@ class TaskService(task_execution_pb2_grpc.TaskExecutionServicer):
         task_id: str,
         session_id: str,
         context: Context,
-        request: tools_pb2.ToolRequest | None,
         *,
+        asked: tools_pb2.ToolRequest | None = None,
         stdout_offset: int | None = None,
         stderr_offset: int | None = None,
     ) -> None:
@@ -80,7 +79,7 @@ class TaskService(task_execution_pb2_grpc.TaskExecutionServicer):
                 else:
                     for entry in logs.rest():
                         await context.write(pb.TaskResponse(task_id=task_id, log=entry))
-                    await context.write(ending(task_id, event, request))
+                    await context.write(ending(task_id, event, asked))
                     return
 
     async def CancelTask(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:

@@ -248,6 +248,7 @@ class SessionInfo(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
     WORKSPACE_PATH_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     workspace_id: _builtins.str
     created_at_ms: _builtins.int
@@ -262,6 +263,8 @@ class SessionInfo(_message.Message):
     """For example "python3.11"."""
     user_id: _builtins.str
     workspace_path: _builtins.str
+    note: _builtins.str
+    """What last happened to its sandbox (lost, taken over), for people; empty when nothing did."""
     @_builtins.property
     def usage(self) -> Global___ResourceUsage:
         """Now."""
@@ -298,10 +301,11 @@ class SessionInfo(_message.Message):
         user_id: _builtins.str = ...,
         isolation: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         workspace_path: _builtins.str = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "peak_usage", b"peak_usage", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_tasks", b"active_tasks", "created_at_ms", b"created_at_ms", "incarnation", b"incarnation", "isolation", b"isolation", "language", b"language", "last_activity_ms", b"last_activity_ms", "limits", b"limits", "peak_usage", b"peak_usage", "pids", b"pids", "session_id", b"session_id", "state", b"state", "usage", b"usage", "user_id", b"user_id", "workspace_id", b"workspace_id", "workspace_path", b"workspace_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_tasks", b"active_tasks", "created_at_ms", b"created_at_ms", "incarnation", b"incarnation", "isolation", b"isolation", "language", b"language", "last_activity_ms", b"last_activity_ms", "limits", b"limits", "note", b"note", "peak_usage", b"peak_usage", "pids", b"pids", "session_id", b"session_id", "state", b"state", "usage", b"usage", "user_id", b"user_id", "workspace_id", b"workspace_id", "workspace_path", b"workspace_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
