@@ -83,8 +83,8 @@ class FileThreads:
 
     def _become_idle(self) -> None:
         self._idle.set()
-        if self._then is not None:
-            self._then, then = None, self._then
+        then, self._then = self._then, None
+        if then is not None:
             if self._owned is not None:
                 self._owned.shutdown(wait=False)
                 self._owned = None

@@ -88,9 +88,10 @@ def _that_fit(entries: Sequence[FileStat]) -> tuple[FileInfo, ...]:
     files: list[FileInfo] = []
     size = 0
     for entry in entries:
-        # path, name and path_bytes; an escaped byte takes four
-        size += 9 * len(entry.path) + 4 * len(entry.link_target) + _FIXED_BYTES
+        info = file_info(entry)
+        texts = len((info.path + info.name + info.link_target).encode())
+        size += texts + len(entry.path) + _FIXED_BYTES
         if size > MAX_RESULT_BYTES and files:
             break
-        files.append(file_info(entry))
+        files.append(info)
     return tuple(files)
