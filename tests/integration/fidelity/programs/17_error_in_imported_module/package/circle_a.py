@@ -1,0 +1,3 @@
+from package.circle_b import b
+
+a = 1

@@ -1,0 +1,3 @@
+from package.circle_a import a
+
+b = 1

@@ -1,0 +1,239 @@
+"""A program in a session behaves as under ``python FILE``.
+
+Each program in ``fidelity/programs`` runs three ways in one real sandbox: in the forked
+interpreter, in a fresh one (forced by an environment variable), and as the reference through
+``/venv/bin/python``. Output, exit code, signal and every file left in the workspace must be equal.
+
+A program may have a directory of the same name beside it, copied into the workspace with it.
+Comments in it set the runs: ``# args:`` (each line is a run), ``# stdin:`` (with escapes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+import codegen_mcp.sandbox.guest
+from codegen_mcp.core.limits import GIB, MIB, ResourceLimits, RunLimits
+from codegen_mcp.core.task import Argv, Command, PythonFile, Stream
+from codegen_mcp.languages.python.environment import make_environment
+from codegen_mcp.languages.python.guest_install import install_guest
+from codegen_mcp.languages.python.interpreters import InterpreterDiscovery
+from codegen_mcp.sandbox.backend_config import BackendConfig
+from codegen_mcp.sandbox.base import HostIdentity, Sandbox, SandboxSpec
+from codegen_mcp.sandbox.bubblewrap import BubblewrapBackend
+from codegen_mcp.sandbox.volumes.plain import PlainDriver
+from codegen_mcp.sandbox.volumes.space import VolumeConfig
+
+PROGRAMS = sorted((Path(__file__).parent / "fidelity" / "programs").glob("*.py"))
+WAYS = ("forked", "fresh", "reference")
+
+FRESH = {"MPLBACKEND": "agg"}
+"""Read by matplotlib alone, and one of the names that force a fresh interpreter."""
+NOT_FRESH = {"XPLBACKEND": "agg"}
+"""Something of the same size for the other two ways."""
+
+NORMALISED = (
+    # Where an object lies is chance, in each process.
+    (re.compile(rb"0x[0-9a-f]{6,16}"), b"0xADDRESS"),
+    # The variable that forces a fresh interpreter.
+    (re.compile(rb"[MX]PLBACKEND"), b"VARIABLE"),
+)
+
+MORE_OUTPUT = {
+    "67_exit_without_flush": "what was printed is out at once, so that a kill loses nothing",
+    "68_fork_with_unflushed_output": "so is what was printed before a fork",
+}
+"""Programs whose output differs from the reference on purpose (both ways are alike)."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program and how it is called."""
+
+    program: Path
+    args: tuple[str, ...] = ()
+    stdin: bytes = b""
+
+    @property
+    def name(self) -> str:
+        return " ".join((self.program.stem, *self.args))
+
+
+def cases() -> Iterator[Case]:
+    """One for each ``# args:`` line of each program, or one without."""
+    for program in PROGRAMS:
+        lines = program.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        found = [match for line in lines if (match := re.fullmatch(r"# (args|stdin): (.*)", line))]
+        texts = [match[2] for match in found if match[1] == "stdin"]
+        stdin = "".join(texts).encode().decode("unicode_escape").encode("latin-1")
+        for args in [match[2] for match in found if match[1] == "args"] or [""]:
+            yield Case(program, tuple(args.split()), stdin)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What there is to see of a run."""
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
+    signal: int
+    files: dict[str, tuple[str, bytes]]
+    leftovers: int
+
+
+@dataclass
+class ListSink:
+    """Keeps everything."""
+
+    data: dict[Stream, bytearray] = field(
+        default_factory=lambda: {Stream.STDOUT: bytearray(), Stream.STDERR: bytearray()}
+    )
+
+    async def write(self, stream: Stream, data: bytes) -> None:
+        self.data[stream] += data
+
+    def omit(self, stream: Stream, count: int) -> None:
+        raise AssertionError(f"{count} bytes of {stream} were omitted")
+
+
+class Place:
+    """A sandbox and its workspace on the host."""
+
+    def __init__(self, sandbox: Sandbox, workspace: Path, identity: HostIdentity | None) -> None:
+        self.sandbox = sandbox
+        self.workspace = workspace
+        self.identity = identity
+
+    def fill(self, program: Path) -> None:
+        """Put the program and what belongs to it into an empty workspace."""
+        for old in self.workspace.iterdir():
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+        beside = program.with_suffix("")
+        if beside.is_dir():
+            shutil.copytree(beside, self.workspace, dirs_exist_ok=True)
+        shutil.copy(program, self.workspace / "prog.py")
+        for path in (self.workspace, *self.workspace.rglob("*")):
+            os.utime(path, (1_700_000_000, 1_700_000_000), follow_symlinks=False)
+            if self.identity is not None:
+                os.lchown(path, self.identity.uid, self.identity.gid)
+
+    def files(self) -> dict[str, tuple[str, bytes]]:
+        """Path to (mode, content), directories and bytecode by their names alone."""
+        seen = {}
+        for path in sorted(self.workspace.rglob("*")):
+            status = path.lstat()
+            content = b""
+            if stat.S_ISREG(status.st_mode) and path.suffix != ".pyc":
+                content = normalised(path.read_bytes())
+            seen[str(path.relative_to(self.workspace))] = (stat.filemode(status.st_mode), content)
+        return seen
+
+    async def run(self, case: Case, way: str) -> Result:
+        """Run a program in one of the ways."""
+        self.fill(case.program)
+        limits = RunLimits(timeout_s=30, output_bytes=64 * MIB)
+        reference = Argv(("/venv/bin/python", "prog.py", *case.args))
+        command = Command(
+            program=reference if way == "reference" else PythonFile("prog.py"),
+            limits=limits,
+            args=() if way == "reference" else case.args,
+            env=FRESH if way == "fresh" else NOT_FRESH,
+            stdin=case.stdin,
+        )
+        sink = ListSink()
+        outcome = await self.sandbox.run(command, sink)
+        return Result(
+            stdout=normalised(bytes(sink.data[Stream.STDOUT])),
+            stderr=normalised(bytes(sink.data[Stream.STDERR])),
+            exit_code=outcome.exit_code,
+            signal=outcome.signal,
+            files=self.files(),
+            leftovers=outcome.leftovers,
+        )
+
+
+def normalised(data: bytes) -> bytes:
+    for pattern, replacement in NORMALISED:
+        data = pattern.sub(replacement, data)
+    return data
+
+
+@contextlib.contextmanager
+def state_directory() -> Iterator[Path]:
+    """A directory that a session's user can pass through (pytest's own is closed)."""
+    state = Path(tempfile.mkdtemp(prefix="fidelity-"))
+    state.chmod(0o711)
+    try:
+        yield state
+    finally:
+        shutil.rmtree(state)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def place() -> AsyncIterator[Place]:
+    identity = HostIdentity(uid=231_007, gid=231_007) if os.geteuid() == 0 else None
+    with state_directory() as state:
+        discovery = InterpreterDiscovery(state, identity=identity)
+        interpreters = await discovery.discover()
+        guest = install_guest(
+            Path(codegen_mcp.sandbox.guest.__file__).parent, state, interpreters[:1]
+        )
+        slot = state / "slot"
+        slot.mkdir(mode=0o711)
+        limits = ResourceLimits(memory_bytes=4 * GIB, disk_bytes=64 * MIB)
+        volume = await PlainDriver(VolumeConfig(state_directory=state, reserve_bytes=0)).create(
+            slot, limits.disk_bytes, identity
+        )
+        make_environment(interpreters[0], volume.root / "venv", identity)
+        backend = BubblewrapBackend(
+            BackendConfig(guest_directory=guest, state=state, interpreter=interpreters[0])
+        )
+        sandbox = await backend.create(
+            SandboxSpec(
+                sandbox_id="fidelity",
+                volume=volume,
+                interpreter=interpreters[0],
+                limits=limits,
+                identity=identity,
+                cgroup=None,
+            )
+        )
+        try:
+            yield Place(sandbox, volume.root / "workspace", identity)
+        finally:
+            await sandbox.aclose()
+            await volume.detach()
+            discovery.close()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.name)
+async def test_it_is_as_under_the_interpreter(place: Place, case: Case) -> None:
+    seen = {}
+    for way in WAYS:
+        async with asyncio.timeout(40):
+            seen[way] = await place.run(case, way)
+
+    assert seen["forked"] == seen["fresh"]
+    if case.program.stem not in MORE_OUTPUT:
+        assert seen["forked"] == seen["reference"]
+    else:
+        assert len(seen["forked"].stdout) != len(seen["reference"].stdout)
+        assert seen["forked"].exit_code == seen["reference"].exit_code
+
+
+def test_there_are_enough_programs() -> None:
+    assert len(PROGRAMS) >= 60
