@@ -15,15 +15,22 @@ Launch contract (what a backend does)::
 Messages are lists of byte strings (``guest/codec.py``), one a datagram:
 
     guest -> worker   ready
-                      exit RUN WAIT_STATUS LEFTOVERS
-                      failed RUN TEXT          the run was not started
-    worker -> guest   run RUN                  with descriptors stdout, stderr, stdin, payload
-                      kill RUN                 end it now
+                      spare N                  with the socket over which that spare takes a run
+                      exit N WAIT_STATUS LEFTOVERS
+                      failed TEXT              no spare can be made
+    worker -> guest   begin N                  spare N is sent a run now
+                      kill N                   end that run
                       changed                  site-packages changed: drop warm imports
                       drop                     memory is short: drop warm imports
+    worker -> spare   PAYLOAD                  with descriptors stdout, stderr, stdin; a payload
+                                               that is too long is empty here, and a fourth one
 
-The payload is a memfd with ``encode([kind, name, cwd, args, env, limits, fresh, code])``, where
-args, env (``K=V``) and limits (``NOFILE=1024``) are encoded lists themselves.
+A newer spare takes the place of the one before; the end of a run takes every spare that was
+announced until then. ``begin`` goes out before the run itself, so the guest, which reads its
+control socket before it looks at what has ended, knows every run before it can end.
+
+The payload is ``encode([kind, name, cwd, args, env, limits, fresh, code])``, where args, env
+(``K=V``) and limits (``NOFILE=1024``) are encoded lists themselves.
 """
 
 from __future__ import annotations
@@ -39,6 +46,8 @@ GUEST_ENV: Mapping[str, str] = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
 """The guest's whole environment. LANG is that of every run: a fork keeps its interpreter's."""
 
 MAX_DATAGRAM = 64 * 1024
+INLINE_PAYLOAD = 32 * 1024
+"""What is longer travels in a memfd."""
 
 FRESH_PREFIXES = ("PYTHON", "LD_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "LC_", "MALLOC_")
 FRESH_NAMES = frozenset(
@@ -57,23 +66,29 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class NewSpare:
+    """A spare waits for a run; its socket came along."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
     """A run is over and nothing of it is left."""
 
-    run: int
+    number: int
     wait_status: int
     leftovers: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A run could not be started."""
+    """The guest cannot make a spare."""
 
-    run: int
     text: str
 
 
-Reply = Ready | Exited | Failed
+Reply = Ready | NewSpare | Exited | Failed
 
 
 def guest_argv(
@@ -152,12 +167,16 @@ def parse_reply(datagram: bytes) -> Reply:
     match message:
         case [b"ready"]:
             return Ready()
-        case [b"exit", run, status, leftovers]:
+        case [b"spare", number]:
+            return NewSpare(_number(number, 2**62))
+        case [b"exit", number, status, leftovers]:
             return Exited(
-                _number(run, 2**62), _number(status, 0xFFFF), min(_number(leftovers, 2**31), 2**22)
+                _number(number, 2**62),
+                _number(status, 0xFFFF),
+                min(_number(leftovers, 2**31), 2**22),
             )
-        case [b"failed", run, text]:
-            return Failed(_number(run, 2**62), text[:500].decode("utf-8", "replace"))
+        case [b"failed", text]:
+            return Failed(text[:500].decode("utf-8", "replace"))
     raise GuestProtocolError(f"unknown message of {len(message)} parts")
 
 

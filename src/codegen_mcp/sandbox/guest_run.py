@@ -18,7 +18,7 @@ from codegen_mcp.core.limits import ResourceLimits, Usage
 from codegen_mcp.core.output import OutputSink
 from codegen_mcp.core.task import Command, EndedBy, Outcome, Stream
 from codegen_mcp.sandbox.cgroup import CgroupCounters
-from codegen_mcp.sandbox.guest_protocol import Exited, Failed
+from codegen_mcp.sandbox.guest_protocol import Exited
 from codegen_mcp.sandbox.output_pump import OutputBudget, OutputPump
 from codegen_mcp.sandbox.verdict import Evidence, decide
 
@@ -56,13 +56,14 @@ class RunHost(Protocol):
 class GuestRun:
     """A run from its start to its outcome."""
 
-    def __init__(self, host: RunHost, number: int, command: Command, sink: OutputSink) -> None:
-        self.number = number
+    def __init__(self, host: RunHost, command: Command, sink: OutputSink) -> None:
+        self.number = 0
+        """That of the spare which became it; 0 until it is sent."""
         self._host = host
         self._command = command
         self._sink = sink
         self._loop = asyncio.get_running_loop()
-        self._end: asyncio.Future[Exited | Failed | None] = self._loop.create_future()
+        self._end: asyncio.Future[Exited | None] = self._loop.create_future()
         self._our_kill: EndedBy | None = None
         self._disk_full = False
         self._pressure_told = False
@@ -70,12 +71,12 @@ class GuestRun:
         self._before = host.counters()
         self._started = time.monotonic()
 
-    def ended(self, reply: Exited | Failed | None) -> None:
+    def ended(self, reply: Exited | None) -> None:
         """Take the guest's report; None when the sandbox is gone."""
         if not self._end.done():
             self._end.set_result(reply)
 
-    async def supervise(self, stdout: int, stderr: int) -> Exited | Failed | None:
+    async def supervise(self, stdout: int, stderr: int) -> Exited | None:
         """Pump output and watch limits until the run is over; closes both descriptors.
 
         Raises:
@@ -105,7 +106,7 @@ class GuestRun:
 
     async def _follow(
         self, tasks: list[asyncio.Task[None]], pumps: list[OutputPump]
-    ) -> Exited | Failed | None:
+    ) -> Exited | None:
         cancelled = False
         while not self._end.done():
             try:

@@ -18,9 +18,15 @@ class Config:
         self.own_uid = "--own-uid" in flags
         self.proc = "--no-proc" not in flags
         self.warm_kib = int(flags[flags.index("--warm-mib") + 1]) * 1024 if self.init else 0
+        self.warm_failed = False
         self.template = sys.prefix
         self.modules = frozenset(sys.modules)
         """Of a bare interpreter; what comes later is the guest's and goes before code runs."""
+
+    @property
+    def may_warm(self) -> bool:
+        """Whether a warm parent is worth trying."""
+        return self.warm_kib > 0 and not self.warm_failed
 
     @property
     def site_packages(self) -> str:

@@ -5,7 +5,9 @@ A fork cannot finalize its interpreter cheaply; a bare ``os._exit`` would lose w
 
 from __future__ import annotations
 
+import atexit
 import gc
+import io
 import os
 import sys
 
@@ -35,7 +37,7 @@ def report(error: BaseException, program: Program, executable: str) -> int:
     if sys.version_info >= (3, 12):
         sys.last_exc = error
     try:
-        if not program.is_file and sys.excepthook is sys.__excepthook__:
+        if not program.is_file and sys.excepthook is sys.__excepthook__ and program.is_main():
             show(error, program)
         else:
             sys.excepthook(type(error), error, trace)
@@ -87,8 +89,6 @@ def end(status: int, before: set[str]) -> None:
             threading._shutdown()
         except BaseException as error:
             unraisable(error, threading, "Exception ignored in")
-    import atexit
-
     try:
         atexit._run_exitfuncs()  # type: ignore[attr-defined]
     except BaseException:
@@ -151,8 +151,6 @@ def release(before: set[str]) -> None:
             clear(namespace)
     del modules, main, rest
     gc.collect()
-    import io
-
     for item in gc.get_objects():
         if isinstance(item, (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)):
             if not item.closed and item.writable():

@@ -1,4 +1,4 @@
-"""The guest itself: one run at a time, a spare ready for the next."""
+"""The guest itself: keeps a spare ready, buries what has run, and tells the worker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import select
 
 import messages
-from kernel import pidfd_open
 from leftovers import Leftovers
 from spare import Spare
 from warm import WarmParent
@@ -19,40 +18,44 @@ if TYPE_CHECKING:
 
 
 class Guest:
-    """Serves the worker's messages."""
+    """Serves the worker's messages.
+
+    The worker sends a run straight to the spare, over a socket that the guest gave it, and says
+    ``begin`` to the guest just before: so the guest knows of every run before it can see its end.
+    """
 
     def __init__(self, config: Config, control: _socket.socket) -> None:
         self.config = config
         self.control = control
         self.poll = select.poll()
-        self.spare: Spare | None = None
+        self.number = 0
+        self.spares: dict[int, Spare] = {}
+        """By pidfd. All but the newest are on their way out, or run."""
+        self.running = 0
+        """Number of the spare that became a run; 0 is none."""
         self.warm: WarmParent | None = None
         self.wanted: frozenset[str] = frozenset()
         self.leftovers = Leftovers(config)
-        self.run = b""
-        self.pid = 0
-        self.pidfd = -1
-        self.channel: _socket.socket | None = None
-        """To the process of the run; it said there what it imports before its code began."""
 
     def serve(self) -> None:
         """Answer until the worker is gone; then nothing inside may live on."""
         self.poll.register(self.control, select.POLLIN)
-        self.refill()
         self.tell([b"ready"])
+        self.refill()
         while True:
-            for fd, _ in self.poll.poll():
-                if fd == self.control.fileno():
-                    self.on_message()
-                elif fd == self.pidfd:
-                    self.on_exit()
+            events = [fd for fd, _ in self.poll.poll()]
+            # What the worker said comes before what ended: a run's begin before its end.
+            self.read_control()
+            for fd in events:
+                if fd in self.spares:
+                    self.on_exit(fd)
                 elif self.warm is not None and fd == self.warm.channel.fileno():
                     self.on_warm()
 
-    def tell(self, items: list[bytes]) -> None:
+    def tell(self, items: list[bytes], fds: list[int] | None = None) -> None:
         """Send to the worker; when it is gone so are we."""
         try:
-            messages.send(self.control, items)
+            messages.send(self.control, items, fds)
         except OSError:
             self.end()
 
@@ -61,81 +64,87 @@ class Guest:
         self.leftovers.kill(keep=0)
         os._exit(0)
 
-    def on_message(self) -> None:
-        """Take one message of the worker."""
-        message, fds = messages.receive(self.control)
-        if not message:
-            self.end()
-        elif message[0] == b"run":
-            self.start(message[1], fds)
-        elif message[0] == b"kill" and message[1] == self.run and self.pid:
-            os.kill(self.pid, 9)
-        elif message[0] in (b"changed", b"drop"):
-            self.drop_warm()
-            if message[0] == b"drop":
+    def read_control(self) -> None:
+        """Take every message that is there."""
+        while True:
+            message = messages.receive_now(self.control)
+            if message is None:
+                return
+            if not message:
+                self.end()
+            elif message[0] == b"begin":
+                self.running = int(message[1])
+            elif message[0] == b"kill":
+                self.kill(int(message[1]))
+            elif message[0] in (b"changed", b"drop"):
+                if message[0] == b"changed":
+                    self.config.warm_failed = False
                 self.wanted = frozenset()
+                self.drop_warm()
 
-    def start(self, run: bytes, fds: list[int]) -> None:
-        """Hand a run to the spare."""
-        try:
-            if self.spare is not None and not self.spare.alive():
-                self.spare = None
-            if self.spare is None:
-                self.spare = Spare.fork(self.config, self.control)
-            spare, self.spare = self.spare, None
-            self.pidfd = pidfd_open(spare.pid)
-            messages.send(spare.channel, [b"go"], fds)
-            self.run, self.pid, self.channel = run, spare.pid, spare.channel
-            self.poll.register(self.pidfd, select.POLLIN)
-        except OSError as error:
-            self.leftovers.kill(keep=0)
-            self.forget_warm()
-            self.tell([b"failed", run, str(error).encode()])
-        finally:
-            messages.close_all(fds)
+    def kill(self, number: int) -> None:
+        """Kill a run's main process; its end does the rest."""
+        for spare in self.spares.values():
+            if spare.number == number:
+                os.kill(spare.pid, 9)
 
-    def on_exit(self) -> None:
-        """Bury a run: status, leftovers, answer; then make ready for the next."""
-        self.poll.unregister(self.pidfd)
-        os.close(self.pidfd)
-        self.pidfd = -1
-        status = os.waitpid(self.pid, 0)[1]
-        self.note_imports()
-        count, kept = self.leftovers.kill(keep=self.warm.pid if self.warm else 0)
-        if not kept:
-            self.forget_warm()
-        run, self.run, self.pid = self.run, b"", 0
-        self.tell([b"exit", run, b"%d" % status, b"%d" % count])
+    def on_exit(self, pidfd: int) -> None:
+        """Collect a spare. One that was a run takes all it left along; then make ready anew."""
+        spare = self.spares.pop(pidfd)
+        self.poll.unregister(pidfd)
+        os.close(pidfd)
+        status = os.waitpid(spare.pid, 0)[1]
+        self.wanted |= spare.imports()
+        if spare.number == self.running:
+            self.running = 0
+            count = self.bury()
+            self.tell([b"exit", b"%d" % spare.number, b"%d" % status, b"%d" % count])
         self.refill()
 
-    def note_imports(self) -> None:
-        """Read what the run said of its imports, if it came so far."""
-        channel, self.channel = self.channel, None
-        assert channel is not None
-        channel.setblocking(False)
-        try:
-            message = messages.receive(channel)[0]
-            self.wanted |= frozenset(name.decode("utf-8", "replace") for name in message[1:])
-        except (OSError, ValueError):
-            pass
-        finally:
-            channel.close()
+    def bury(self) -> int:
+        """Kill whatever lives but the warm parent, waiting spares included."""
+        count, kept = self.leftovers.kill(keep=self.warm.pid if self.warm else 0)
+        for pidfd, spare in self.spares.items():
+            self.poll.unregister(pidfd)
+            os.close(pidfd)
+            spare.imports()
+            count -= 1
+        self.spares.clear()
+        if not kept:
+            self.forget_warm()
+        return max(0, count)
 
     def refill(self) -> None:
-        """Fork a spare, from the warm parent when it has what is wanted."""
+        """Have a spare that waits, from the warm parent when it has what is wanted."""
         try:
-            if self.spare is None and self.warm is not None and self.warm.ready:
-                self.spare = self.warm.fork_spare()
-                if self.spare is None:
-                    self.drop_warm()
-            if self.spare is None:
-                self.spare = Spare.fork(self.config, self.control)
-            if self.wanted and self.config.warm_kib and not self.covered():
+            if self.wanted and self.config.may_warm and not self.covered():
                 self.drop_warm()
+                self.announce(Spare.fork(self.config, self.control))
                 self.warm = WarmParent.fork(self.config, self.control, self.wanted)
                 self.poll.register(self.warm.channel, select.POLLIN)
-        except OSError:
-            self.spare = None  # the next run tries again and tells why
+            elif not self.spares:
+                self.announce(self.make_spare())
+        except OSError as error:
+            self.tell([b"failed", str(error).encode()])
+
+    def make_spare(self) -> Spare:
+        """Fork one, warm if possible."""
+        if self.warm is not None and self.warm.ready:
+            spare = self.warm.fork_spare()
+            if spare is not None:
+                return spare
+            self.drop_warm()
+        return Spare.fork(self.config, self.control)
+
+    def announce(self, spare: Spare) -> None:
+        """Hand the worker the way to a new spare; it closes that to an older one."""
+        self.number += 1
+        spare.number = self.number
+        pidfd = spare.watch()
+        self.spares[pidfd] = spare
+        self.poll.register(pidfd, select.POLLIN)
+        self.tell([b"spare", b"%d" % self.number], [spare.entrance.fileno()])
+        spare.entrance.close()
 
     def covered(self) -> bool:
         """Whether the warm parent was asked for everything that is wanted."""
@@ -143,33 +152,22 @@ class Guest:
 
     def on_warm(self) -> None:
         """The warm parent is up, or has given up."""
-        warm = self.warm
-        assert warm is not None
-        self.poll.unregister(warm.channel)
-        if not warm.finish_start():
-            # Not tried again until packages change: what fails once would fail after each run.
-            self.wanted = frozenset()
-            self.config.warm_kib = 0
+        assert self.warm is not None
+        self.poll.unregister(self.warm.channel)
+        if not self.warm.finish_start():
+            self.config.warm_failed = True  # until packages change: it would fail after each run
             self.drop_warm()
-        elif not self.pid:
-            cold, self.spare = self.spare, warm.fork_spare()
-            if cold is not None:
-                cold.end()
-            if self.spare is None:
-                self.drop_warm()
-                self.refill()
+        elif not self.running:
+            self.announce(self.make_spare())
 
     def drop_warm(self) -> None:
-        """End the warm parent and any spare that came from it."""
+        """End the warm parent; a spare that came from it is replaced."""
         if self.warm is not None:
             warm = self.warm
             self.forget_warm()
             warm.end()
-        if self.spare is not None and self.spare.warm:
-            self.spare.end()
-            self.spare = None
-            if not self.pid:
-                self.spare = Spare.fork(self.config, self.control)
+            if not self.running and any(spare.warm for spare in self.spares.values()):
+                self.announce(Spare.fork(self.config, self.control))
 
     def forget_warm(self) -> None:
         """Let go of a warm parent that is dead or will be."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket
-import os
 
 from codec import decode, encode
 
@@ -30,7 +29,9 @@ def receive(sock: _socket.socket, count: int = 4) -> tuple[list[bytes], list[int
     return decode(data), fds
 
 
-def close_all(fds: list[int]) -> None:
-    """Close descriptors."""
-    for fd in fds:
-        os.close(fd)
+def receive_now(sock: _socket.socket) -> list[bytes] | None:
+    """Return a message that is there already, an empty list at the end of file, else None."""
+    try:
+        return decode(sock.recv(MAX_DATAGRAM, _socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return None

@@ -29,6 +29,13 @@ class Program:
         """What tracebacks show: absolute for a file since Python 3.9."""
         self.code: object = None
         self.error: BaseException | None = None
+        self.process = os.getpid()
+        self.entries: list[str] = []
+        """What lies in site-packages, once that was read."""
+
+    def is_main(self) -> bool:
+        """Whether this is the process that began it, not a fork of the program's own."""
+        return os.getpid() == self.process
 
     @property
     def directory(self) -> str:
@@ -56,9 +63,12 @@ class Program:
     def imported_packages(self) -> list[bytes]:
         """Names in the code that are packages of the session's environment."""
         try:
-            installed = {entry.partition(".")[0] for entry in os.listdir(self.site_packages)}
+            self.entries = os.listdir(self.site_packages)
         except OSError:
             return []
+        if not self.entries:
+            return []
+        installed = {entry.partition(".")[0] for entry in self.entries}
         found: set[str] = set()
         todo = [self.code] if self.code is not None and installed else []
         while todo:
@@ -81,9 +91,10 @@ class Program:
 
     def run_forked(self, config: Config, warm: frozenset[str]) -> None:
         """Run in a forked interpreter; never returns."""
-        forget_guest(config)
         if warm:
             reseed()
+        else:
+            add_packages(config, self.entries)
         import_signals()
         self.run(config.venv + "/bin/python")
 
@@ -95,7 +106,8 @@ class Program:
             head = [self.name] if self.is_file else [CODE_NAME, os.fsdecode(self.source)]
             sys.orig_argv[:] = [executable, *head, *self.arguments]
         sys.path.insert(0, self.directory)
-        open_streams()
+        if sys.stdout is None or sys.stdout.name != "<stdout>" or not sys.stdout.line_buffering:
+            open_streams()
         main = type(sys)("__main__")
         names = main.__dict__
         if sys.version_info < (3, 14):
@@ -132,10 +144,8 @@ def forget_guest(config: Config) -> None:
             del sys.modules[name]
 
 
-def become_environment(config: Config, warm: bool) -> None:
+def become_environment(config: Config) -> None:
     """Be the interpreter of the session's environment instead of the template's (site)."""
-    if warm:
-        return
     import site
 
     template, venv = config.template, config.venv
@@ -147,7 +157,16 @@ def become_environment(config: Config, warm: bool) -> None:
     for place in [p for p in sys.path_importer_cache if p.startswith(gone)]:
         del sys.path_importer_cache[place]
     sys.modules.pop("sysconfig", None)
-    site.addsitepackages(set(sys.path), [venv])
+
+
+def add_packages(config: Config, entries: list[str]) -> None:
+    """Add the session's site-packages; .pth files, which run code, are for site to read."""
+    if any(entry.endswith(".pth") for entry in entries):
+        import site
+
+        site.addsitepackages(set(sys.path), [config.venv])
+    else:
+        sys.path.append(config.site_packages)
 
 
 def open_streams() -> None:

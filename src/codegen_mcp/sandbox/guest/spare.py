@@ -10,7 +10,8 @@ import resource
 import messages
 import program
 from codec import decode
-from kernel import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, close_from, prctl
+from kernel import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, close_from, pidfd_open, prctl
+from rehearsal import rehearse
 
 TYPE_CHECKING = False  # importing typing would cost memory in every session
 if TYPE_CHECKING:
@@ -23,68 +24,81 @@ PAYLOAD_FD = 3
 class Spare:
     """The guest's handle of one."""
 
-    def __init__(self, pid: int, channel: _socket.socket, warm: bool) -> None:
+    def __init__(
+        self, pid: int, entrance: _socket.socket, report: _socket.socket, warm: bool
+    ) -> None:
         self.pid = pid
-        self.channel = channel
+        self.entrance = entrance
+        """The end for the worker, which sends the run."""
+        self.report = report
+        """Where it says what it imports, before any code of the session runs."""
         self.warm = warm
+        self.number = 0
 
     @classmethod
-    def fork(cls, config: Config, *shut: _socket.socket) -> Spare:
-        """Fork one from this process; ``shut`` are sockets that it must not keep."""
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    def fork(cls, config: Config, control: _socket.socket) -> Spare:
+        """Fork one from this process."""
+        entrance, run = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        report, reporter = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:
             pid = os.fork()
+            if pid == 0:
+                try:
+                    control.close()
+                    entrance.close()
+                    report.close()
+                    wait_for_run(config, run, reporter, frozenset())
+                finally:
+                    os._exit(EXEC_FAILED)
         except BaseException:
-            ours.close()
-            theirs.close()
+            entrance.close()
+            report.close()
             raise
-        if pid == 0:
-            try:
-                for sock in (ours, *shut):
-                    sock.close()
-                wait_for_run(config, theirs, frozenset())
-            finally:
-                os._exit(EXEC_FAILED)
-        theirs.close()
-        return cls(pid, ours, warm=False)
+        finally:
+            run.close()
+            reporter.close()
+        return cls(pid, entrance, report, warm=False)
 
-    def alive(self) -> bool:
-        """Whether it still waits (it may have been killed by the out-of-memory killer)."""
+    def watch(self) -> int:
+        """Return a descriptor that is readable when it has ended."""
+        return pidfd_open(self.pid)
+
+    def imports(self) -> frozenset[str]:
+        """Read what it said of its imports, if it came so far; closes the handle."""
         try:
-            return os.waitpid(self.pid, os.WNOHANG)[0] == 0
-        except ChildProcessError:
-            return False
-
-    def end(self) -> None:
-        """Kill and collect it."""
-        self.channel.close()
-        try:
-            os.kill(self.pid, 9)
-            os.waitpid(self.pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
+            message = messages.receive_now(self.report) or []
+        except (OSError, ValueError):
+            message = []
+        self.report.close()
+        return frozenset(name.decode("utf-8", "replace") for name in message)
 
 
-def wait_for_run(config: Config, channel: _socket.socket, warm: frozenset[str]) -> None:
+def wait_for_run(
+    config: Config, run: _socket.socket, reporter: _socket.socket, warm: frozenset[str]
+) -> None:
     """Block until a run arrives and become it; never returns.
 
     Args:
         config: The guest's.
-        channel: To the guest; closed before any code of the session runs.
+        run: From the worker; at its end there is nothing to do any more.
+        reporter: To the guest. Both are closed before any code of the session runs.
         warm: Top-level packages that are imported already; empty for a cold spare.
     """
-    message, fds = messages.receive(channel)
+    program.forget_guest(config)
+    if not warm:
+        program.become_environment(config)
+    rehearse(config)
+    message, fds = messages.receive(run)
     if not message:
         os._exit(0)
-    stdout, stderr, stdin, payload = fds
+    stdout, stderr, stdin = fds[:3]
     os.setsid()
     if not config.init:
         prctl(PR_SET_PDEATHSIG, 9)
     for fd, number in ((stdin, 0), (stdout, 1), (stderr, 2)):
         os.dup2(fd, number)
-    kind, name, cwd, args, env, limits, fresh, code = decode(
-        os.pread(payload, os.fstat(payload).st_size, 0)
-    )
+    payload = message[0] or os.pread(fds[3], os.fstat(fds[3]).st_size, 0)
+    kind, name, cwd, args, env, limits, fresh, code = decode(payload)
     arguments = [os.fsdecode(arg) for arg in decode(args)]
     environment = dict(item.split(b"=", 1) for item in decode(env))
     apply_limits(decode(limits))
@@ -97,23 +111,30 @@ def wait_for_run(config: Config, channel: _socket.socket, warm: frozenset[str]) 
     if kind != b"exec":
         main = program.Program(config, kind, os.fsdecode(name), arguments, code)
         main.load()
-        messages.send(channel, [b"imports", *main.imported_packages()])
-    else:
-        messages.send(channel, [b"imports"])
+        names = main.imported_packages()
+        if names:
+            messages.send(reporter, names)
     prctl(PR_SET_DUMPABLE, 1)
     if main is None:
         close_from(3)
         execute(arguments, environment)
     elif fresh or main.needs_exec(warm):
-        os.dup2(payload, PAYLOAD_FD)
+        keep_payload(fds, payload)
         close_from(PAYLOAD_FD + 1)
         start_interpreter(config, main, environment)
     else:
         close_from(3)
         set_environment(environment)
         gc.enable()
-        program.become_environment(config, bool(warm))
         main.run_forked(config, warm)
+
+
+def keep_payload(fds: list[int], payload: bytes) -> None:
+    """Have the payload in a file on PAYLOAD_FD, where a new interpreter finds it."""
+    fd = fds[3] if len(fds) > 3 else os.memfd_create("run")
+    if len(fds) <= 3:
+        os.write(fd, payload)
+    os.dup2(fd, PAYLOAD_FD)
 
 
 def set_environment(environment: dict[bytes, bytes]) -> None:

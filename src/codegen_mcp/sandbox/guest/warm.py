@@ -72,32 +72,21 @@ class WarmParent:
 
     def fork_spare(self) -> Spare | None:
         """Have it fork a spare; None when it fails to in time."""
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        entrance, run = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        report, reporter = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:
-            ours.setsockopt(_socket.SOL_SOCKET, _PASSCRED, 1)
-            messages.send(self.channel, [b"fork"], [theirs.fileno()])
-            theirs.close()
-            poll = select.poll()
-            poll.register(ours, select.POLLIN)
-            deadline = time.monotonic() + ANSWER_MS / 1000
-            if not poll.poll(ANSWER_MS):
-                raise OSError(0, "no answer")
-            _, ancillary, _, _ = ours.recvmsg(64, _socket.CMSG_SPACE(12))
-            pid = next(
-                int.from_bytes(data[:4], "little")
-                for level, kind, data in ancillary
-                if (level, kind) == (_socket.SOL_SOCKET, _CREDENTIALS)
-            )
-            while not is_child(pid):
-                if time.monotonic() > deadline:
-                    raise OSError(0, "not a child")
-                time.sleep(0.0002)  # until the middle process has gone
-            ours.setsockopt(_socket.SOL_SOCKET, _PASSCRED, 0)
-        except (OSError, StopIteration):
-            ours.close()
-            theirs.close()
+            report.setsockopt(_socket.SOL_SOCKET, _PASSCRED, 1)
+            messages.send(self.channel, [b"fork"], [run.fileno(), reporter.fileno()])
+            pid = first_sender(report)
+            report.setsockopt(_socket.SOL_SOCKET, _PASSCRED, 0)
+        except OSError:
+            entrance.close()
+            report.close()
             return None
-        return Spare(pid, ours, warm=True)
+        finally:
+            run.close()
+            reporter.close()
+        return Spare(pid, entrance, report, warm=True)
 
     def end(self) -> None:
         """Kill and collect it."""
@@ -106,6 +95,25 @@ class WarmParent:
             os.waitpid(self.pid, 0)
         except (ProcessLookupError, ChildProcessError):
             pass
+
+
+def first_sender(report: _socket.socket) -> int:
+    """Pid of who sends the first message, as the kernel says; must become a child of ours."""
+    poll = select.poll()
+    poll.register(report, select.POLLIN)
+    deadline = time.monotonic() + ANSWER_MS / 1000
+    if not poll.poll(ANSWER_MS):
+        raise OSError(0, "no answer")
+    _, ancillary, _, _ = report.recvmsg(64, _socket.CMSG_SPACE(12))
+    pid = 0
+    for level, kind, data in ancillary:
+        if (level, kind) == (_socket.SOL_SOCKET, _CREDENTIALS):
+            pid = int.from_bytes(data[:4], "little")
+    while pid <= 1 or not is_child(pid):
+        if pid <= 1 or time.monotonic() > deadline:
+            raise OSError(0, "not a child")
+        time.sleep(0.0002)  # until the middle process has gone
+    return pid
 
 
 def is_child(pid: int) -> bool:
@@ -130,7 +138,8 @@ def serve(config: Config, channel: _socket.socket, names: frozenset[str]) -> Non
     if has_startup_code(config.site_packages):
         return
     keep = {name: sys.modules[name] for name in sys.modules if name not in config.modules}
-    program.become_environment(config, warm=False)
+    program.become_environment(config)
+    program.add_packages(config, os.listdir(config.site_packages))
     import _signal
 
     _signal.alarm(int(IMPORT_S))
@@ -148,19 +157,20 @@ def serve(config: Config, channel: _socket.socket, names: frozenset[str]) -> Non
         message, fds = messages.receive(channel)
         if not message:
             return
-        spare = _socket.socket(fileno=fds[0])
+        run, reporter = (_socket.socket(fileno=fd) for fd in fds)
         middle = fork()
         if middle == 0:
             if fork() != 0:
                 os._exit(0)
             channel.close()
-            spare.send(b"up")
+            reporter.send(b"up")
             gc.disable()
             try:
-                wait_for_run(config, spare, frozenset(loaded))
+                wait_for_run(config, run, reporter, frozenset(loaded))
             finally:
                 os._exit(1)
-        spare.close()
+        run.close()
+        reporter.close()
         os.waitpid(middle, 0)
 
 
