@@ -38,9 +38,6 @@ class CgroupFs(Protocol):
     def exists(self, path: Path) -> bool:
         """Whether a group or file is there."""
 
-    def writable(self, path: Path) -> bool:
-        """Whether this process may write it."""
-
 
 class KernelCgroupFs:
     """The mounted cgroupfs."""
@@ -80,10 +77,6 @@ class KernelCgroupFs:
     def exists(self, path: Path) -> bool:
         """Look without following anything odd."""
         return os.path.lexists(path)
-
-    def writable(self, path: Path) -> bool:
-        """Ask with the effective ids."""
-        return os.access(path, os.W_OK, effective_ids=True)
 
 
 @dataclass(frozen=True, slots=True)

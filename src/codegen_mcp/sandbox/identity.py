@@ -168,8 +168,9 @@ class UidLeases:
                 return False
             raise
         self._locks[start] = descriptor
-        self._resting.extend(self._usable[start])
-        self._recycle()
+        alive = live_uids()
+        for uid in self._usable[start]:
+            (self._resting if uid in alive else self._free).append(uid)
         return True
 
     def _recycle(self) -> bool:
