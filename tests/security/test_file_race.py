@@ -27,12 +27,19 @@ ERRORS = ("NotFound", "PathEscape", "WrongState")
 
 
 @pytest.fixture
-def secret(tmp_path: Path) -> Path:
+def secret(tmp_path: Path) -> Iterator[Path]:
     secret = tmp_path / "secret"
     (secret / "sub/deep").mkdir(parents=True)
     for name in ("file", "only_outside", "sub/file", "sub/deep/only_outside"):
         (secret / name).write_bytes(SECRET)
-    return secret
+    directories = [secret, secret / "sub", secret / "sub/deep"]
+    # No sandbox is around the hostile process here: where it is the same user, what it could
+    # carry through its own links must be locked.
+    for directory in directories if not AS_ROOT else []:
+        directory.chmod(0o555)
+    yield secret
+    for directory in directories:
+        directory.chmod(0o755)
 
 
 @pytest.fixture
