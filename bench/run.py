@@ -184,9 +184,8 @@ async def main(names: list[str]) -> int:
     for target in targets:
         print(target.row())
     missed = [t for t in targets if not t.met]
-    print(
-        f"\n{len(targets) - len(missed)} of {len(targets)} targets met; load {os.getloadavg()[0]:.1f}"
-    )
+    met = len(targets) - len(missed)
+    print(f"\n{met} of {len(targets)} targets met; load {os.getloadavg()[0]:.1f}")
     return 1 if missed else 0
 
 

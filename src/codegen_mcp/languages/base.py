@@ -104,3 +104,6 @@ class Language(Protocol):
 
     def read_only_mounts(self) -> Mapping[str, Path]:
         """Path inside to host path that every sandbox gets (uv, wheelhouse)."""
+
+    def close(self) -> None:
+        """Undo what discovery mounted; idempotent."""

@@ -234,6 +234,9 @@ class MemoryLanguage:
         """Leave a mark."""
         (venv / "interpreter").write_text(interpreter.name, encoding="utf-8")
 
+    def close(self) -> None:
+        """Nothing was mounted."""
+
     def read_only_mounts(self) -> Mapping[str, Path]:
         """Return none."""
         return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ from codegen_mcp.core.errors import Draining
 from codegen_mcp.core.ids import new_session_id
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
+from codegen_mcp.engine.base import TaskEvent, TaskSubmission
 from codegen_mcp.engine.hooks import EngineHooks, NoHooks
 from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.run_line import Line
@@ -28,8 +30,9 @@ from codegen_mcp.sandbox.base import Sandbox
 from codegen_mcp.sandbox.volumes.base import VolumeUsage
 from codegen_mcp.testing.memory_workspace import MemoryWorkspace
 from codegen_mcp.testing.scripted_sandbox import Script, ScriptedSandbox
-from codegen_mcp.tools.base import Tool
+from codegen_mcp.tools.base import Tool, ToolModel
 
+Arguments = ToolModel | Mapping[str, Any] | str
 PYTHON = Interpreter(
     language="python",
     name="python3",
@@ -120,6 +123,32 @@ class TaskRig:
         await self.tasks.__aexit__(kind, error, trace)
         await self._owned.aclose()
         self.ledger.close()
+
+    async def submit(
+        self, session: Session, tool: str, arguments: Arguments = "", **fields: Any
+    ) -> str:
+        """Submit a task; further fields are those of ``TaskSubmission``."""
+        return await self.tasks.submit(
+            TaskSubmission(
+                task_id=fields.pop("task_id", ""),
+                session_id=session.session_id,
+                tool=tool,
+                arguments=arguments,
+                **fields,
+            )
+        )
+
+    async def follow(self, session: Session, task_id: str, **offsets: int) -> list[TaskEvent]:
+        """Everything that a reader is given, to the end."""
+        async with aclosing(self.tasks.events(task_id, session.session_id, **offsets)) as events:
+            return [event async for event in events]
+
+    async def end_of(
+        self, session: Session, tool: str, arguments: Arguments = "", **fields: Any
+    ) -> TaskEvent:
+        """Run a task and return its last event."""
+        task_id = await self.submit(session, tool, arguments, **fields)
+        return (await self.follow(session, task_id))[-1]
 
     def session(self, session_id: str) -> Session:
         """Return a live session."""
