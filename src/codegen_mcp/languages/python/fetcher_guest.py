@@ -8,6 +8,7 @@ can reach is the index, through ``proxy.sock``, whatever it tries.
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import contextlib
 import hashlib
@@ -19,15 +20,18 @@ import socket
 import ssl
 import subprocess
 import sys
+import tarfile
 import threading
 import urllib.parse
 import urllib.request
+import zipfile
 from typing import Any, Dict  # noqa: UP035 - Python 3.8
 
 Message = Dict[str, Any]  # noqa: UP006 - Python 3.8
 
 CHUNK = 256 * 1024
 PAGE_BYTES = 64 * 1024 * 1024
+PYPROJECT_BYTES = 256 * 1024
 WORDS_BYTES = 64 * 1024
 LOCK_BYTES = 8 * 1024 * 1024
 
@@ -96,9 +100,15 @@ class Guest:
         """Run ``uv pip compile``: no build, no settings, no host file."""
         with open("requirements.in", "w") as file:
             file.write("\n".join(request["requirements"]) + "\n")
+        os.makedirs("stubs", exist_ok=True)
+        for name, content in request["stubs"].items():
+            with open(os.path.join("stubs", name), "wb") as stub:
+                stub.write(base64.b64decode(content))
         argv = [self.job["uv"], "pip", "compile", "--no-config", "--no-build", "--no-progress"]
         argv += ["--no-header", "--no-annotate", "--python", self.job["python"]]
         argv += ["--no-python-downloads", "--format", "pylock.toml", *request["arguments"]]
+        if request["stubs"]:
+            argv += ["--find-links", "stubs"]
         argv += ["requirements.in"]
         env = dict(self.job["env"], **request["env"])
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
@@ -157,6 +167,32 @@ class Guest:
             file["url"] = urllib.parse.urljoin(base, file["url"])
             found.append(file)
         return {"files": found[-500:]}
+
+    def pyproject(self, request: Message) -> Message:
+        """Read ``pyproject.toml`` of a source distribution that was downloaded."""
+        try:
+            return {"text": read_pyproject(os.path.join("out", request["name"]))}
+        except Exception as error:
+            return {"text": "", "error": explain(error)}
+
+
+def read_pyproject(path: str) -> str:
+    """Return the top-level ``pyproject.toml`` of an archive, empty where there is none."""
+    if path.endswith(".zip"):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.count("/") == 1 and name.endswith("/pyproject.toml"):
+                    with archive.open(name) as file:
+                        return file.read(PYPROJECT_BYTES).decode("utf-8", "replace")
+        return ""
+    with tarfile.open(path, "r|gz") as stream:
+        for entry in stream:
+            if entry.isreg() and entry.name.count("/") == 1:
+                if not entry.name.endswith("/pyproject.toml"):
+                    continue
+                member = stream.extractfile(entry)
+                return member.read(PYPROJECT_BYTES).decode("utf-8", "replace") if member else ""
+    return ""
 
 
 def explain(error: Exception) -> str:
@@ -229,7 +265,12 @@ def main() -> None:
     confine(job["limits"])
     os.makedirs("out", exist_ok=True)
     guest = Guest(job)
-    calls = {"compile": guest.compile, "download": guest.download, "sources": guest.sources}
+    calls = {
+        "compile": guest.compile,
+        "download": guest.download,
+        "sources": guest.sources,
+        "pyproject": guest.pyproject,
+    }
     for line in sys.stdin:
         request = json.loads(line)
         answers.write(json.dumps(calls[request["do"]](request)) + "\n")

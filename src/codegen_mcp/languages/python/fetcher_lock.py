@@ -44,24 +44,14 @@ class RemoteFile:
     """0 where the index does not say."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """What a set of requirements comes to."""
-
-    wheels: tuple[RemoteFile, ...]
-    without_wheel: tuple[tuple[NormalizedName, str], ...]
-    """(project, version) for which no wheel fits the interpreter."""
-
-
-def read_lock(text: str, interpreter: Interpreter) -> Resolution:
-    """Choose one wheel for each package of a lock.
+def read_lock(text: str, interpreter: Interpreter) -> tuple[RemoteFile, ...]:
+    """Choose one wheel for each package of a lock; those with local files only are left out.
 
     Raises:
         Unavailable: The text is not what uv writes.
     """
     ranks = _ranks(interpreter.version)
     wheels: list[RemoteFile] = []
-    without: list[tuple[NormalizedName, str]] = []
     try:
         packages = tomllib.loads(text).get("packages", [])
         if len(packages) > _MAX_PACKAGES:
@@ -69,14 +59,13 @@ def read_lock(text: str, interpreter: Interpreter) -> Resolution:
         for package in packages:
             name = canonicalize_name(package["name"], validate=True)
             version = str(Version(package["version"]))
-            files = [_remote_file(name, version, entry) for entry in package.get("wheels", [])]
+            entries = [e for e in package.get("wheels", []) if not _is_local(e)]
+            files = [_remote_file(name, version, entry) for entry in entries]
             if files:
                 wheels.append(min(files, key=lambda file: _rank(file.name, ranks)))
-            else:
-                without.append((name, version))
     except (ValueError, KeyError, TypeError, AttributeError, InvalidVersion) as error:
         raise Unavailable(f"uv's resolution cannot be read: {error}") from None
-    return Resolution(tuple(wheels), tuple(without))
+    return tuple(wheels)
 
 
 def check_file_name(name: str) -> str:
@@ -99,6 +88,11 @@ def check_sha256(value: str) -> str:
     if value and not _SHA256.fullmatch(value):
         raise ValueError(f"sha256 {value[:80]!r}")
     return value
+
+
+def _is_local(entry: Mapping[str, object]) -> bool:
+    """Whether a wheel is one of the stubs that we gave uv."""
+    return "path" in entry or str(entry.get("url", "")).startswith("file:")
 
 
 def _remote_file(project: NormalizedName, version: str, entry: Mapping[str, object]) -> RemoteFile:

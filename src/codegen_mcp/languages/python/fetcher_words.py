@@ -12,6 +12,9 @@ from codegen_mcp.languages.python.index_proxy import ProxyCounters
 from codegen_mcp.languages.python.packages import Index
 
 _FILE = re.compile(r"/([A-Za-z0-9][A-Za-z0-9._]*)-[0-9][^/\s`]*\.(?:whl|tar\.gz|zip)")
+_NO_WHEEL = re.compile(
+    r"Wheels are required for `([^`]+)` because building from source is disabled"
+)
 _NETWORK = re.compile(
     r"Failed to fetch|Request failed|error sending request|server error|Could not connect|"
     r"operation timed out|status code 5\d\d",
@@ -22,6 +25,11 @@ _NETWORK = re.compile(
 def projects_in(words: str) -> list[NormalizedName]:
     """Return the projects whose files are named in an error."""
     return list(dict.fromkeys(canonicalize_name(name) for name in _FILE.findall(words)))
+
+
+def without_wheel(words: str) -> list[NormalizedName]:
+    """Return the projects that have a source distribution and no wheel that fits."""
+    return list(dict.fromkeys(canonicalize_name(name) for name in _NO_WHEEL.findall(words)))
 
 
 def names_in(words: str, names: Iterable[str]) -> list[str]:

@@ -200,9 +200,27 @@ class IndexProxy:
             head = [method + b" " + path.encode("latin-1") + b" HTTP/1.1"]
             head += [b"Host: " + host.encode("latin-1"), *kept, b"Connection: close", b"", b""]
             up_writer.write(b"\r\n".join(head))
+            writer.write(await self._answer_head(up_reader, target))
             await self._pump(reader, writer, up_reader, up_writer)
         finally:
             await _close(up_writer)
+
+    async def _answer_head(self, up_reader: asyncio.StreamReader, target: str) -> bytes:
+        """Read the server's header and say in it that this connection serves no other request.
+
+        Not every server repeats the ``close`` it was asked for, and a client that reuses the
+        connection would find it gone.
+        """
+        try:
+            async with asyncio.timeout(self._idle_timeout_s):
+                head = await up_reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, OSError):
+            _remember(self.counters.unreachable, target, "no HTTP answer")
+            raise _Answer(502, "the server gave no HTTP answer", target) from None
+        self._count(into=len(head))
+        status, *headers = head[:-4].split(b"\r\n")
+        kept = [line for line in headers if line.partition(b":")[0].lower() not in _HOP_HEADERS]
+        return b"\r\n".join([status, *kept, b"Connection: close", b"", b""])
 
     async def _connect(
         self, host: str, port: int, target: str

@@ -8,15 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import structlog
 from packaging.utils import NormalizedName, canonicalize_name
 
-from codegen_mcp.core.errors import StoreUnavailable, WorkerError
+from codegen_mcp.core.errors import StoreUnavailable
 from codegen_mcp.core.interpreter import Interpreter
-from codegen_mcp.core.limits import MIB, RunLimits
-from codegen_mcp.core.task import Argv, Command, EndedBy, Outcome
+from codegen_mcp.core.task import EndedBy, Outcome
 from codegen_mcp.languages.base import (
     CaptureRun,
     InstalledPackage,
@@ -24,22 +21,20 @@ from codegen_mcp.languages.base import (
     InstallResult,
     Progress,
 )
-from codegen_mcp.languages.python import fetcher_words
+from codegen_mcp.languages.python import builder, fetcher_words
 from codegen_mcp.languages.python.fetcher import Fetched, FetchRequest, PackageFetcher
 from codegen_mcp.languages.python.installer_dist_info import (
     list_distributions,
     read_distributions,
 )
+from codegen_mcp.languages.python.installer_session import GUEST, Answer, InstallSession
 from codegen_mcp.languages.python.packages import PackageConfig
-from codegen_mcp.languages.python.specifiers import Specifier, parse_specifiers
+from codegen_mcp.languages.python.specifiers import Specifier, parse_specifier, parse_specifiers
 from codegen_mcp.languages.python.wheelhouse import View, Wheelhouse
-from codegen_mcp.sandbox.base import TOOLS, VENV, WHEELS
+from codegen_mcp.sandbox import landlock
+from codegen_mcp.sandbox.base import VENV
 
-_log = structlog.get_logger()
-
-_GUEST = Path(__file__).with_name("installer_guest.py").read_text()
-_CLEAR_S = 10.0
-_OUTPUT_BYTES = 16 * MIB
+_LANDLOCK = Path(landlock.__file__).read_text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +43,17 @@ class _Reply:
 
     changes: Sequence[NormalizedName] = ()
     venv: str = VENV
+
+
+@dataclass(frozen=True, slots=True)
+class _Supply:
+    """The wheels to install from, or why there are none."""
+
+    request: FetchRequest
+    fetched: Fetched
+    unavailable: StoreUnavailable | None = None
+    """Why the index was not asked although it should have been."""
+    failure: InstallResult | None = None
 
 
 class UvInstaller:
@@ -80,32 +86,68 @@ class UvInstaller:
             no_deps=request.no_deps,
             upgrade=request.upgrade,
         )
-        deadline = time.monotonic() + timeout_s
+        session = InstallSession(
+            config=self._config,
+            interpreter=interpreter,
+            venv=venv,
+            run=run,
+            deadline=time.monotonic() + timeout_s,
+        )
         await progress(5, "resolving", ", ".join(one.text for one in specifiers)[:500])
         try:
             async with asyncio.timeout(timeout_s):
-                fetched, unavailable = await self._view(fetch, progress)
+                supply = await self._supply(session, fetch, progress)
         except TimeoutError:
             return _timed_out(specifiers, timeout_s)
-        if fetched.view is None:
-            words = fetcher_words.last_lines(fetched.words)
-            return _failure(specifiers, words, fetched.exit_code)
-        session = _Session(interpreter, venv, run, max(1.0, deadline - time.monotonic()))
-        await progress(60, "installing", f"{len(fetched.view.files)} wheels")
-        result = await self._install(session, fetch, fetched.view)
+        view = supply.fetched.view
+        if supply.failure is not None:
+            return supply.failure
+        if view is None:
+            words = fetcher_words.last_lines(supply.fetched.words)
+            return _failure(specifiers, words, supply.fetched.exit_code)
+        await progress(60, "installing", f"{len(view.files) + len(supply.request.stubs)} wheels")
+        result = await self._install(session, supply.request, view)
         ended_itself = result.outcome is None or result.outcome.ended_by is EndedBy.EXIT
-        if result.exit_code and unavailable is not None and ended_itself:
-            raise unavailable
+        if result.exit_code and supply.unavailable is not None and ended_itself:
+            raise supply.unavailable
         await progress(100, "done", f"{len(result.installed)} packages")
         return result
 
-    async def _view(
+    async def _supply(
+        self, session: InstallSession, fetch: FetchRequest, progress: Progress
+    ) -> _Supply:
+        """Get the wheels; what has none is built in the session, and resolved with again."""
+        good = False
+        try:
+            while True:
+                fetched, unavailable = await self._fetch(fetch, progress)
+                good = fetched.view is not None
+                lacking = self._lacking(fetch, fetched)
+                if not lacking:
+                    return _Supply(fetch, fetched, unavailable)
+                for project in lacking:
+                    made = await self._build(session, fetch, project, progress)
+                    if isinstance(made, InstallResult):
+                        return _Supply(fetch, fetched, failure=made)
+                    fetch = replace(fetch, stubs=(*fetch.stubs, made))
+        finally:
+            if fetch.stubs and not good:
+                await session.clear("views")
+
+    def _lacking(self, fetch: FetchRequest, fetched: Fetched) -> list[NormalizedName]:
+        """Return the projects without a wheel that can still be built."""
+        if fetched.view is not None or self._config.offline:
+            return []
+        built = {stub.project for stub in fetch.stubs}
+        named = fetcher_words.without_wheel(fetched.words)
+        lacking = [project for project in named if project not in built]
+        return lacking if len(built) + len(lacking) <= builder.MAX_SOURCES else []
+
+    async def _fetch(
         self, fetch: FetchRequest, progress: Progress
     ) -> tuple[Fetched, StoreUnavailable | None]:
-        """Return the wheels to install from, and why they may not suffice."""
         if self._config.offline:
-            view = await asyncio.to_thread(self._fetcher.everything, fetch)
-            return Fetched(view), None
+            return Fetched(await asyncio.to_thread(self._fetcher.everything, fetch)), None
         try:
             return await self._fetcher.fetch(fetch, progress), None
         except StoreUnavailable as error:
@@ -113,83 +155,49 @@ class UvInstaller:
             held = stale or await asyncio.to_thread(self._fetcher.everything, fetch)
             return Fetched(held), error
 
-    async def _install(self, session: _Session, fetch: FetchRequest, view: View) -> InstallResult:
+    async def _build(
+        self,
+        session: InstallSession,
+        fetch: FetchRequest,
+        project: NormalizedName,
+        progress: Progress,
+    ) -> builder.Stub | InstallResult:
+        """Build a project's source distribution in the session."""
+        asked = [one for one in fetch.specifiers if one.name == project]
+        specifier = asked[0] if asked else parse_specifier(project)
+        source = await self._fetcher.fetch_source(fetch, specifier, progress)
+        if source.view is None:
+            words = fetcher_words.last_lines(source.words)
+            return replace(_failure(fetch.specifiers, words, source.exit_code), failed=[project])
+        await progress(45, "building", source.source)
+        job = {"source": source.source, "landlock": _LANDLOCK}
+        with self._wheelhouse.using(source.view) as view:
+            answer = await session.ask(builder.GUEST, job, view)
+        if not answer.good:
+            if answer.outcome.ended_by is EndedBy.EXIT:
+                await session.clear(view)
+            failed = _failed_run(fetch.specifiers, answer, f"building {source.source} failed")
+            return replace(failed, failed=[project])
+        return builder.read_build(answer.stdout, project)
+
+    async def _install(
+        self, session: InstallSession, fetch: FetchRequest, view: View
+    ) -> InstallResult:
         site = session.interpreter.site_packages
         before = await asyncio.to_thread(list_distributions, session.venv, site)
         flags = ["--no-deps"] if fetch.no_deps else []
         flags += ["--upgrade"] if fetch.upgrade else []
-        with self._wheelhouse.using(view) as wheels:
-            places = self._places(session.venv, wheels)
-            job = {
-                "do": "install",
-                "places": places,
-                "flags": flags,
-                "requirements": [one.text for one in fetch.specifiers],
-                "sources": [],
-            }
-            outcome, stdout, stderr = await self._run(session, job, places)
-        reply = _read_reply(stdout)
-        words = stderr.decode("utf-8", "replace")
-        if outcome.ended_by is not EndedBy.EXIT or outcome.exit_code != 0:
-            words = fetcher_words.last_lines(" ".join(filter(None, (words, outcome.remedy))))
-            return replace(
-                _failure(fetch.specifiers, words, outcome.exit_code or 1), outcome=outcome
-            )
-        return await asyncio.to_thread(
-            _describe, session, fetch.specifiers, before, reply, words, outcome
-        )
-
-    async def _run(
-        self, session: _Session, job: Mapping[str, Any], places: Sequence[Mapping[str, str]]
-    ) -> tuple[Outcome, bytes, bytes]:
-        """Run the guest's program; what a killed one left behind is cleared at once."""
-        ended = False
-        try:
-            answer = await session.run(_command(job, session.timeout_s))
-            ended = answer[0].ended_by is EndedBy.EXIT or answer[0].sandbox_lost
-        finally:
-            if not ended:
-                await self._clear(session, places)
-        return answer
-
-    async def _clear(self, session: _Session, places: Sequence[Mapping[str, str]]) -> None:
-        """Free the space of an install that was cut short; the next one would do it too."""
-        try:
-            async with asyncio.timeout(_CLEAR_S):
-                await session.run(_command({"do": "clear", "places": places}, _CLEAR_S))
-        except (WorkerError, TimeoutError) as error:
-            _log.info("packages.clear_failed", reason=str(error))
-
-    def _places(self, venv: Path, wheels: str) -> list[dict[str, str]]:
-        """Paths in a sandbox with mounts, and without (the process backend)."""
-        return [
-            {"venv": VENV, "uv": f"{TOOLS}/uv", "wheels": f"{WHEELS}/{wheels}"},
-            {
-                "venv": str(venv),
-                "uv": str(self._config.uv),
-                "wheels": str(self._config.wheelhouse / wheels),
-            },
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    """The session to install into."""
-
-    interpreter: Interpreter
-    venv: Path
-    run: CaptureRun
-    timeout_s: float
-
-
-def _command(job: Mapping[str, Any], timeout_s: float) -> Command:
-    """Return the run; variables that change how programs start are emptied for it."""
-    return Command(
-        program=Argv(("python", "-I", "-S", "-B", "-c", _GUEST)),
-        limits=RunLimits(timeout_s=timeout_s, output_bytes=_OUTPUT_BYTES),
-        env={"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""},
-        stdin=json.dumps(job).encode(),
-    )
+        job = {
+            "do": "install",
+            "flags": flags,
+            "requirements": [one.text for one in fetch.specifiers],
+            "built": bool(fetch.stubs),
+        }
+        with self._wheelhouse.using(view) as path:
+            answer = await session.ask(GUEST, job, path)
+        if not answer.good:
+            return _failed_run(fetch.specifiers, answer, "")
+        return await asyncio.to_thread(_describe, session, fetch.specifiers, before, answer)
 
 
 def _read_reply(stdout: bytes) -> _Reply:
@@ -209,14 +217,13 @@ def _read_reply(stdout: bytes) -> _Reply:
 
 
 def _describe(
-    session: _Session,
+    session: InstallSession,
     specifiers: Sequence[Specifier],
     before: Mapping[NormalizedName, str],
-    reply: _Reply,
-    words: str,
-    outcome: Outcome,
+    answer: Answer,
 ) -> InstallResult:
     """Say what is installed now, by the environment; blocks for its reads."""
+    reply, words = _read_reply(answer.stdout), answer.words
     site = session.interpreter.site_packages
     after = list_distributions(session.venv, site)
     asked = [one.name for one in specifiers]
@@ -242,8 +249,15 @@ def _describe(
         failed=missing,
         output=fetcher_words.last_lines(words),
         exit_code=1 if missing else 0,
-        outcome=outcome,
+        outcome=answer.outcome,
     )
+
+
+def _failed_run(specifiers: Sequence[Specifier], answer: Answer, title: str) -> InstallResult:
+    parts = (title, answer.words.strip(), answer.outcome.remedy)
+    words = fetcher_words.last_lines("\n".join(filter(None, parts)))
+    result = _failure(specifiers, words, answer.outcome.exit_code or 1)
+    return replace(result, outcome=answer.outcome)
 
 
 def _failure(specifiers: Sequence[Specifier], words: str, exit_code: int) -> InstallResult:

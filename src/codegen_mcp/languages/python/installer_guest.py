@@ -112,12 +112,11 @@ class Environment:
         self.area = root + "/" + AREA
         self.next = self.area + "/next"
 
-    def begin(self) -> None:
+    def begin(self, keep: str) -> None:
         """Finish or drop what an earlier install left, then clone the environment."""
-        self.finish()
-        for name in ("", "/cache", "/tmp", "/built"):
-            os.mkdir(self.area + name, 0o700)
-        os.mkdir(self.next)
+        self.finish(keep)
+        for name in ("", "/cache", "/tmp", "/next"):
+            os.makedirs(self.area + name, 0o700, exist_ok=True)
         for entry in os.scandir(self.root):
             new = self.next + "/" + entry.name
             if entry.is_symlink():
@@ -149,14 +148,19 @@ class Environment:
                     os.rename(new, live)
         os.unlink(self.area + "/commit")
 
-    def finish(self) -> None:
-        """Complete a commit that was cut short, and clear the area."""
+    def finish(self, keep: str = "") -> None:
+        """Complete a commit that was cut short, and clear the area but for one name."""
         try:
             with open(self.area + "/commit") as file:
                 self.swap(json.load(file))
         except (OSError, ValueError, TypeError):
             pass
-        wipe(self.area)
+        if not keep:
+            wipe(self.area)
+        elif os.path.isdir(self.area):
+            for name in os.listdir(self.area):
+                if name != keep:
+                    wipe(self.area + "/" + name)
 
 
 class Uv:
@@ -180,10 +184,10 @@ class Uv:
 
     def install(self) -> Message:
         """Install into the clone."""
-        job, built = self.job, self.environment.area + "/built"
+        job, built = self.job, self.environment.area + "/build/dist"
         argv = ["pip", "install", *self.common, "--prefix", self.environment.next]
         argv += ["--link-mode", "hardlink", "--output-format", "json", "--no-build", "--strict"]
-        for directory in [job["wheels"], *([built] if job["sources"] else [])]:
+        for directory in [job["wheels"], *([built] if job["built"] else [])]:
             argv += ["--find-links", directory]
         return self.run([*argv, *job["flags"], "--", *job["requirements"]])
 
@@ -229,7 +233,7 @@ def install(job: Message) -> Message:
     started = time.monotonic()
     environment = Environment(job["venv"])
     try:
-        environment.begin()
+        environment.begin("build" if job["built"] else "")
         result = Uv(job, environment).install()
         if result["code"] == 0:
             environment.commit()

@@ -57,6 +57,11 @@ class PythonLanguage:
         self._installer = UvInstaller(packages, self._wheelhouse, self._fetcher)
 
     @property
+    def fetcher(self) -> PackageFetcher:
+        """What fills the wheelhouse."""
+        return self._fetcher
+
+    @property
     def weakness(self) -> str:
         """What is missing from the package fetcher's confinement; empty when nothing is."""
         return "" if self._packages.offline else weakness(self._packages)

@@ -4,6 +4,7 @@
 
     wheels/                 mounted read-only in sessions
     ├── files/              <sha256>.whl, each once, whatever index it came from
+    ├── sources/            <sha256>: source distributions, only ever built in a session
     ├── views/<random>/     hard links under the wheels' own names: one resolution each
     ├── local/              the operator's own wheels, for offline use
     └── index.json          what is here, 0600
@@ -29,7 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 
 from codegen_mcp.core.clock import Clock, SystemClock
 from codegen_mcp.core.errors import Corrupt, LimitExceeded
@@ -70,7 +76,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class StagedWheel:
+class StagedFile:
     """A file that the fetcher brought, not yet trusted."""
 
     name: str
@@ -107,17 +113,16 @@ class Wheelhouse:
         Raises:
             Corrupt: The index was written by a newer version.
         """
-        for name, mode in ((".", 0o755), ("files", 0o711), ("views", 0o711), ("local", 0o755)):
+        for name in (".", "files", "sources", "views", "local"):
             path = self.root / name
             path.mkdir(parents=True, exist_ok=True)
-            if name != "local":
-                os.chmod(path, mode)
+            os.chmod(path, 0o755 if name in (".", "local") else 0o711)
         with self._lock:
             self._load()
-            known = {f"{sha256}.whl" for sha256 in self._files}
-            for entry in os.scandir(self.root / "files"):
-                if entry.name not in known:
-                    os.unlink(entry.path)
+            known = {self._path(sha256, file.name) for sha256, file in self._files.items()}
+            for path in [*(self.root / "files").iterdir(), *(self.root / "sources").iterdir()]:
+                if path not in known:
+                    path.unlink()
             directories = {view.directory for view in self._views.values()}
             for entry in os.scandir(self.root / "views"):
                 if entry.name not in directories:
@@ -137,7 +142,7 @@ class Wheelhouse:
         """Seconds since the index was asked."""
         return (self._clock.unix_ms() - view.created_ms) / 1000
 
-    def take_in(self, job: Path, staged: StagedWheel, index: str) -> str:
+    def take_in(self, job: Path, staged: StagedFile, index: str) -> str:
         """Copy a fetched file out of ``job/out`` into the store and return its sha256.
 
         It is copied, not moved: whoever still holds it open cannot change it any more.
@@ -147,9 +152,12 @@ class Wheelhouse:
             LimitExceeded: It is too large.
         """
         try:
-            parse_wheel_filename(check_file_name(staged.name))
+            if staged.name.endswith(".whl"):
+                parse_wheel_filename(check_file_name(staged.name))
+            else:
+                parse_sdist_filename(check_file_name(staged.name))
             check_sha256(staged.sha256)
-        except (InvalidWheelFilename, ValueError) as error:
+        except (InvalidWheelFilename, InvalidSdistFilename, ValueError) as error:
             raise Corrupt(f"the package index offers {staged.name[:200]!r}: {error}") from None
         temporary = self.root / "files" / f".{secrets.token_hex(8)}"
         try:
@@ -159,7 +167,7 @@ class Wheelhouse:
                     f"{staged.name} has sha256 {sha256}, and the index says {staged.sha256}; "
                     "nothing of it was kept"
                 )
-            os.rename(temporary, self.root / "files" / f"{sha256}.whl")
+            os.rename(temporary, self._path(sha256, staged.name))
         finally:
             temporary.unlink(missing_ok=True)
         with self._lock:
@@ -197,7 +205,11 @@ class Wheelhouse:
             if old is not None and self._everything.get(key) == state:
                 return old
             by_age = sorted(self._files.items(), key=lambda item: item[1].used_ms)
-            newest = {f.name: sha256 for sha256, f in by_age if asked & set(f.indexes)}
+            newest = {
+                file.name: sha256
+                for sha256, file in by_age
+                if asked & set(file.indexes) and file.name.endswith(".whl")
+            }
             view = self._link(key, {sha256: name for name, sha256 in newest.items()})
             for wheel in sorted((self.root / "local").glob("*.whl")):
                 _link_or_copy(wheel, self.root / "views" / view.directory / wheel.name)
@@ -224,6 +236,11 @@ class Wheelhouse:
                     del self._in_use[view.directory]
                     if self._views.get(view.key) is not view:
                         self._remove_directory(view.directory)
+
+    def _path(self, sha256: str, name: str) -> Path:
+        if name.endswith(".whl"):
+            return self.root / "files" / f"{sha256}.whl"
+        return self.root / "sources" / sha256
 
     def _copy(self, job: Path, path: bytes, target: Path) -> tuple[str, int]:
         directory = os.open(job, openat2.DIRECTORY | os.O_CLOEXEC)
@@ -263,7 +280,7 @@ class Wheelhouse:
         path.mkdir()
         os.chmod(path, 0o755)
         for sha256, name in wheels.items():
-            os.link(self.root / "files" / f"{sha256}.whl", path / name)
+            os.link(self._path(sha256, name), path / name)
         now = self._clock.unix_ms()
         return View(key, directory, now, now, pinned, list(wheels))
 
@@ -296,7 +313,7 @@ class Wheelhouse:
                 continue
             for view in holders:
                 self._drop_view(view)
-            (self.root / "files" / f"{sha256}.whl").unlink(missing_ok=True)
+            self._path(sha256, file.name).unlink(missing_ok=True)
             del self._files[sha256]
             self._generation += 1
             total -= file.size
@@ -329,8 +346,9 @@ class Wheelhouse:
             )
         for sha256, entry in data["files"].items():
             with contextlib.suppress(OSError):
-                if os.stat(self.root / "files" / f"{sha256}.whl").st_size == entry["size"]:
-                    self._files[sha256] = _File(**entry)
+                file = _File(**entry)
+                if os.stat(self._path(sha256, file.name)).st_size == file.size:
+                    self._files[sha256] = file
         for entry in data["views"]:
             view = View(**entry)
             whole = all(sha256 in self._files for sha256 in view.files)
