@@ -20,12 +20,14 @@ from codegen_mcp.engine.base import (
 )
 from codegen_mcp.server.convert import label, not_negative, peak, refuse_if_set, variables
 from codegen_mcp.server.convert_tools import tool_call
-from codegen_mcp.server.status import Failure, details_json
+from codegen_mcp.server.status import MAX_TASK_TEXT_BYTES, cut, details_json, failure_of
 
 _DECODER = codecs.getincrementaldecoder("utf-8")
 
 MAX_LOG_BYTES = 64 * KIB
 """Of LogEntry.data."""
+
+MAX_PROGRESS_BYTES = 1 * KIB
 
 LEVELS: Mapping[Stream, task_execution_pb2.LogEntry.Level.ValueType] = {
     Stream.STDOUT: task_execution_pb2.LogEntry.LEVEL_INFO,
@@ -95,9 +97,11 @@ def submission(request: task_execution_pb2.TaskRequest) -> TaskSubmission:
 
 
 def progress(event: ProgressEvent) -> task_execution_pb2.ProgressUpdate:
-    """How far a task is."""
+    """How far a task is; short, because a list of tasks has one of each."""
     return task_execution_pb2.ProgressUpdate(
-        percent_complete=event.percent, stage=event.stage, message=event.message
+        percent_complete=event.percent,
+        stage=cut(event.stage, MAX_PROGRESS_BYTES),
+        message=cut(event.message, MAX_PROGRESS_BYTES),
     )
 
 
@@ -120,8 +124,9 @@ def metadata(value: TaskMetadata) -> task_execution_pb2.ExecutionMetadata:
     )
 
 
-def task_error(failure: Failure) -> task_execution_pb2.TaskError:
+def task_error(error: Exception) -> task_execution_pb2.TaskError:
     """The end of a task whose tool could not do its part."""
+    failure = failure_of(error, text_bytes=MAX_TASK_TEXT_BYTES)
     return task_execution_pb2.TaskError(
         code=failure.code.name,
         message=failure.message,

@@ -29,6 +29,8 @@ DOMAIN = "codegen.v1"
 MAX_TEXT_BYTES = 1024
 """Of a message. It travels twice, percent-encoded and base64, in trailers that many clients
 limit to 8 KiB in all."""
+MAX_TASK_TEXT_BYTES = 16 * 1024
+"""Of a message in a TaskError, which is no trailer."""
 MAX_FACT_BYTES = 256
 MAX_FACTS = 8
 
@@ -73,7 +75,7 @@ def code_of(error: BaseException) -> grpc.StatusCode:
     return grpc.StatusCode.INTERNAL
 
 
-def failure_of(error: Exception) -> Failure:
+def failure_of(error: Exception, *, text_bytes: int = MAX_TEXT_BYTES) -> Failure:
     """Say what may be told; a fault of ours is logged here, once, with its traceback."""
     code = code_of(error)
     if code is grpc.StatusCode.INTERNAL or not isinstance(error, errors.WorkerError):
@@ -87,7 +89,7 @@ def failure_of(error: Exception) -> Failure:
         )
     return Failure(
         code=code,
-        message=cut(error.message, MAX_TEXT_BYTES),
+        message=cut(error.message, text_bytes),
         reason=error.reason,
         metadata={
             name: cut(value, MAX_FACT_BYTES)

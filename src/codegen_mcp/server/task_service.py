@@ -12,7 +12,6 @@ from codegen_mcp.server.closing import closing
 from codegen_mcp.server.convert import not_negative
 from codegen_mcp.server.convert_tools import tool_response
 from codegen_mcp.server.interceptors import Context
-from codegen_mcp.server.status import failure_of
 from codegen_mcp.tools.run_output import RunResult
 
 
@@ -111,11 +110,11 @@ def ending(
 ) -> pb.TaskResponse:
     """The last message of a stream."""
     if isinstance(event, ErrorEvent):
-        return pb.TaskResponse(task_id=task_id, error=convert.task_error(failure_of(event.error)))
+        return pb.TaskResponse(task_id=task_id, error=convert.task_error(event.error))
     try:
         answer = None if event.value is None else tool_response(event, request)
     except Exception as error:
-        return pb.TaskResponse(task_id=task_id, error=convert.task_error(failure_of(error)))
+        return pb.TaskResponse(task_id=task_id, error=convert.task_error(error))
     facts = convert.metadata(event.metadata)
     if isinstance(event.value, RunResult):
         # What the answer leaves out is the answer's to say.
