@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.sandbox.base import HostIdentity
-from codegen_mcp.sandbox.cgroup import CgroupDriver
+
+if TYPE_CHECKING:
+    from codegen_mcp.sandbox.cgroup import CgroupDriver
+    from codegen_mcp.sandbox.volumes.base import VolumeDriver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendConfig:
-    """Facts of the worker; the last four serve the self-test."""
+    """Facts of the worker; those after ``state`` serve the self-test."""
 
     guest_directory: Path
     """The guest's program, readable for every session's user."""
     state: Path
-    """The worker's state directory: session users may pass through it."""
+    """The worker's state directory; session users can pass through it."""
     interpreter: Interpreter
     """Runs the self-test."""
     identity: HostIdentity | None = None
     """A host user that no session has, for the self-test; None where the worker is not root."""
     cgroups: CgroupDriver | None = None
+    """None where there is none."""
+    volumes: VolumeDriver | None = None
+    """None: the self-test uses a plain directory, and no disk limit is tested."""
     allow_bare: bool = False
     """The operator accepts a backend that confines nothing."""

@@ -7,20 +7,32 @@ first; a set-user-ID bubblewrap is refused (CVE-2026-41163).
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import os
 import shutil
 import stat
 
 from codegen_mcp.core.errors import SandboxUnavailable
 from codegen_mcp.sandbox.backend_config import BackendConfig
-from codegen_mcp.sandbox.base import Probe, Sandbox, SandboxSpec
+from codegen_mcp.sandbox.base import (
+    Enforcement,
+    IsolationLevel,
+    Probe,
+    Sandbox,
+    SandboxSpec,
+)
 from codegen_mcp.sandbox.bubblewrap_args import write_recipe
 from codegen_mcp.sandbox.guest_protocol import guest_argv
 from codegen_mcp.sandbox.guest_sandbox import GuestSandbox
 from codegen_mcp.sandbox.launch_arguments import Arguments
 from codegen_mcp.sandbox.launched import LaunchedGuest, launch, or_end
-from codegen_mcp.sandbox.launcher import Spawner
+from codegen_mcp.sandbox.launcher import ENVIRONMENT, Spawner
 from codegen_mcp.sandbox.preconditions import check_directories, check_identity
+from codegen_mcp.sandbox.probe import enforcement, self_test
+
+_NO_PROC = "mount proc"
+"""What bubblewrap says where the kernel refuses a new /proc."""
 
 
 class BubblewrapBackend:
@@ -43,8 +55,30 @@ class BubblewrapBackend:
         return "bubblewrap"
 
     async def probe(self) -> Probe:
-        """Boot the full recipe and try its walls from inside."""
-        raise NotImplementedError
+        """Boot the full recipe and try its walls from inside; without /proc if that must be."""
+        version = await _version()
+        if self._private_proc is not False:
+            probe = await self._self_test(IsolationLevel.BUBBLEWRAP, version)
+            if probe.available or _NO_PROC not in probe.reason or self._private_proc:
+                return probe
+            self._private_proc = False
+            refused, fix = probe.reason, probe.fix
+        else:
+            refused, fix = "asked for", ""
+        probe = await self._self_test(IsolationLevel.BUBBLEWRAP_NOPROC, version)
+        if not probe.available:
+            return probe
+        reason = f"no private /proc ({refused}): programs that need /proc/self do not work"
+        return dataclasses.replace(probe, reason=reason, fix=fix)
+
+    async def _self_test(self, level: IsolationLevel, version: str) -> Probe:
+        strong = dict.fromkeys(
+            ("filesystem", "network", "processes", "syscalls"), Enforcement.KERNEL
+        )
+        strong |= dict.fromkeys(("memory", "pids"), Enforcement.RLIMIT)
+        return await self_test(
+            self, self._config, level, enforcement(self._config, strong), version=version
+        )
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """Boot a sandbox."""
@@ -77,6 +111,23 @@ class BubblewrapBackend:
             self._spawner = Spawner()
         guest = await launch(self._spawner, spec, command, LaunchedGuest)
         return await or_end(GuestSandbox.boot(guest, spec), guest)
+
+
+async def _version() -> str:
+    """What the installed program says of itself; empty when there is none."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            find_bubblewrap(),
+            "--version",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=ENVIRONMENT,
+        )
+    except (OSError, SandboxUnavailable):
+        return ""
+    said, _ = await process.communicate()
+    return said.decode(errors="replace").strip().rpartition(" ")[2]
 
 
 def find_bubblewrap() -> str:

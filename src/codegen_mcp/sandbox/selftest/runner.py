@@ -1,0 +1,190 @@
+"""Runs attacks against a backend and judges what came of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+
+from codegen_mcp.core.limits import RunLimits
+from codegen_mcp.core.task import Command, EndedBy, Outcome, PythonCode, Stream
+from codegen_mcp.sandbox.backend_config import BackendConfig
+from codegen_mcp.sandbox.base import IsolationLevel, SandboxBackend
+from codegen_mcp.sandbox.selftest.attack import Attack, Result, Verdict
+from codegen_mcp.sandbox.selftest.bed import LIMITS, Bed, Place
+from codegen_mcp.sandbox.selftest.decoys import Decoys
+from codegen_mcp.sandbox.selftest.tools import environment, program
+
+_KEPT = 64 * 1024
+_NEIGHBOUR = """
+import os, time
+with open("secret.txt", "w") as f:
+    f.write("private")
+print("up", flush=True)
+time.sleep(3600)
+"""
+_PROCESS_LEVELS = (IsolationLevel.PROCESS_HARDENED, IsolationLevel.PROCESS_BARE)
+
+
+class _Output:
+    """Keeps the first bytes of each stream."""
+
+    def __init__(self) -> None:
+        self.streams: dict[Stream, bytes] = {Stream.STDOUT: b"", Stream.STDERR: b""}
+        self.begun = asyncio.Event()
+
+    async def write(self, stream: Stream, data: bytes) -> None:
+        self.streams[stream] = (self.streams[stream] + data)[:_KEPT]
+        self.begun.set()
+
+    def omit(self, stream: Stream, count: int) -> None:
+        pass
+
+    def last_words(self) -> str:
+        """The attack's own verdict, else what it died of."""
+        text = self.streams[Stream.STDOUT].decode(errors="replace")
+        for line in reversed(text.splitlines()):
+            if line.startswith(("HELD", "BROKEN")):
+                return line
+        errors = self.streams[Stream.STDERR].decode(errors="replace").strip().splitlines()
+        return "no verdict: " + (errors[-1] if errors else text[-200:].strip() or "silence")
+
+
+def conditions(config: BackendConfig, level: IsolationLevel) -> frozenset[str]:
+    """Return what is known to be weaker here; an attack's ``gaps`` name these."""
+    found = {level.value}
+    controllers = config.cgroups.controllers if config.cgroups is not None else frozenset()
+    found |= {f"no-{name}-group" for name in ("memory", "pids", "cpu") if name not in controllers}
+    if config.volumes is None:
+        found.add("no-disk-limit")
+    if level in _PROCESS_LEVELS and config.identity is None:
+        found.add("shared-user")
+        if "pids" not in controllers:
+            found.add("no-pids-limit")
+    return frozenset(found)
+
+
+class Campaign:
+    """One backend under attack.
+
+    Args:
+        backend: Boots the sandboxes.
+        config: Facts of the worker.
+        level: What the backend says it is.
+    """
+
+    def __init__(
+        self, backend: SandboxBackend, config: BackendConfig, level: IsolationLevel
+    ) -> None:
+        self._backend = backend
+        self._config = config
+        self._conditions = conditions(config, level)
+
+    async def run(self, attacks: Iterable[Attack], *, neighbour: bool = True) -> Sequence[Result]:
+        """Run attacks one after the other in one sandbox, booted anew when it is lost.
+
+        Raises:
+            SandboxUnavailable: No sandbox can be booted.
+        """
+        results: list[Result] = []
+        async with contextlib.AsyncExitStack() as stack:
+            bed = await stack.enter_async_context(
+                Bed(self._backend, self._config, with_volumes=neighbour)
+            )
+            decoys = stack.enter_context(Decoys(bed.directory))
+            facts = decoys.facts() | {
+                "state": str(self._config.state),
+                "guest_outside": str(self._config.guest_directory),
+                "template_outside": str(self._config.interpreter.template),
+                "neighbour": str(bed.directory),
+                "neighbour_pid": 0,
+            }
+            place = await bed.place(self._config.identity)
+            if neighbour:
+                other = await bed.place(self._config.identity)
+                facts |= await self._settle(stack, other)
+            results += [await self._attack(place, attack, facts) for attack in attacks]
+        return results
+
+    async def _settle(self, stack: contextlib.AsyncExitStack, other: Place) -> dict[str, object]:
+        """Start a neighbour that runs while the attacks do."""
+        output = _Output()
+        command = Command(
+            program=PythonCode(_NEIGHBOUR.encode()),
+            limits=RunLimits(timeout_s=3600, output_bytes=LIMITS.output_bytes),
+        )
+        running = asyncio.ensure_future(other.sandbox.run(command, output))
+
+        async def stop() -> None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+        stack.push_async_callback(stop)
+        await asyncio.wait_for(output.begun.wait(), 10)
+        return {
+            "neighbour": str(other.spec.volume.root / "workspace"),
+            "neighbour_pid": max(other.sandbox.processes(), default=0),
+        }
+
+    async def _attack(self, place: Place, attack: Attack, facts: dict[str, object]) -> Result:
+        started = time.monotonic()
+        held, seen = await self._judge(place, attack, facts)
+        verdict = Verdict.HELD if held else Verdict.FAILED
+        reasons = [attack.gaps[name] for name in sorted(self._conditions & set(attack.gaps))]
+        if not held and reasons:
+            verdict, seen = Verdict.GAP, f"{reasons[0]} ({seen})"
+        if not place.sandbox.alive:
+            await place.reboot()
+        return Result(
+            attack=attack, verdict=verdict, seen=seen, duration_s=time.monotonic() - started
+        )
+
+    async def _judge(
+        self, place: Place, attack: Attack, facts: dict[str, object]
+    ) -> tuple[bool, str]:
+        outcome, output = await self._run(place, attack, attack.code, facts)
+        words = output.last_words()
+        if outcome.sandbox_lost:
+            return False, "the sandbox was lost"
+        if outcome.ended_by not in attack.ends_by:
+            return False, f"ended by {outcome.ended_by.name}; {words}"
+        if words.startswith("BROKEN"):
+            return False, words.removeprefix("BROKEN ")
+        if attack.then:
+            return await self._judge_after(place, attack, facts, outcome, words)
+        if outcome.ended_by is EndedBy.EXIT and not words.startswith("HELD"):
+            return False, words
+        return True, words.removeprefix("HELD ")
+
+    async def _judge_after(
+        self,
+        place: Place,
+        attack: Attack,
+        facts: dict[str, object],
+        outcome: Outcome,
+        words: str,
+    ) -> tuple[bool, str]:
+        """Ask a second run, on a sandbox booted anew where the attack wants that."""
+        if attack.reboot:
+            await place.reboot()
+        _, output = await self._run(place, attack, attack.then, facts)
+        after = output.last_words()
+        if not after.startswith("HELD"):
+            return False, after
+        before = words if words.startswith("HELD") else f"ended by {outcome.ended_by.name}"
+        seen = after if attack.reboot else f"{before}; {after.removeprefix('HELD ')}"
+        return True, seen.removeprefix("HELD ")
+
+    async def _run(
+        self, place: Place, attack: Attack, code: str, facts: dict[str, object]
+    ) -> tuple[Outcome, _Output]:
+        output = _Output()
+        command = Command(
+            program=PythonCode(program(code), filename="attack.py"),
+            limits=RunLimits(timeout_s=attack.timeout_s, output_bytes=LIMITS.output_bytes),
+            env=environment(facts),
+        )
+        if not place.sandbox.alive:
+            await place.reboot()
+        return await place.sandbox.run(command, output), output
