@@ -124,4 +124,4 @@ def _without_torn_start(data: bytes) -> bytes:
     for start in range(min(4, len(data))):
         if data[start] & 0xC0 != 0x80:
             return data[start:]
-    return data
+    return data if len(data) > 3 else b""

@@ -138,7 +138,7 @@ class Spool:
         Raises:
             OutputDropped: They are not held any more.
         """
-        for segment in list(self._segments):
+        for segment in tuple(self._segments):
             if segment.start <= position < segment.end:
                 break
         else:

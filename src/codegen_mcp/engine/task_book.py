@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -197,30 +198,32 @@ class TaskBook:
             OSError: It cannot be read.
         """
         begun: dict[str, Task] = {}
+        ended: dict[str, Task] = {}
         for number, line in enumerate(self._journal.load()):
             try:
                 fields = json.loads(line.data)
                 if number == 0:
                     self.sequences = Sequences(read_header(fields))
                     continue
-                task = Task(read_facts(self._session_id, fields), None)
-                begun.setdefault(task.task_id, task)
-                if "end" in fields:
-                    task = begun[task.task_id]
-                    self._restore(task, read_end(fields, None), line.place)
-                    logged = fields.get("logged", (0, 0))
-                    task.logged = {Stream.STDOUT: logged[0], Stream.STDERR: logged[1]}
+                facts = read_facts(self._session_id, fields)
+                task = begun.setdefault(facts.task_id, Task(facts, None))
+                if "end" in fields and not task.finished:
+                    self._restore(task, fields, line.place)
+                    ended[task.task_id] = task
             except (ValueError, KeyError, TypeError):
                 log.warning("task.record_damaged", session_id=self._session_id, line=number)
-        for task in begun.values():
+        for task in sorted(begun.values(), key=lambda task: task.facts.submitted_at_ms):
             self._tasks[task.task_id] = task
             self.sequences.add(task.facts.sequence, task.task_id)
+        for task in ended.values():
+            self.finished(task)
+        for task in begun.values():
             if not task.finished:
                 end = _lost(task.facts, self._clock.unix_ms())
                 self.record(task, end)
                 task.finish(end, self._clock.unix_ms())
-            self.finished(task)
-        return [task.task_id for task in reversed(self._finished)]
+                self.finished(task)
+        return list(reversed(self._tasks))
 
     def close(self) -> None:
         """Let go of files; output on disk is dropped, records stay."""
@@ -228,7 +231,9 @@ class TaskBook:
         self._journal.close()
         self.spools.clear()
 
-    def _restore(self, task: Task, end: TaskEnd, place: Place) -> None:
+    def _restore(self, task: Task, fields: Mapping[str, Any], place: Place) -> None:
+        end = read_end(fields, None)
+        logged = fields.get("logged", (0, 0))
         at_ms = task.facts.submitted_at_ms
         if isinstance(end, ResultEvent):
             at_ms = end.metadata.end_time_ms
@@ -237,6 +242,7 @@ class TaskBook:
                 Stream.STDOUT: end.metadata.stdout_bytes,
                 Stream.STDERR: end.metadata.stderr_bytes,
             }
+        task.logged = {Stream.STDOUT: int(logged[0]), Stream.STDERR: int(logged[1])}
         task.finish(end, at_ms)
         task.end = None  # its value was not read
         task.place = place

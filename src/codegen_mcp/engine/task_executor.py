@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -170,7 +170,7 @@ class TaskExecutor:
         *,
         stdout_offset: int | None = None,
         stderr_offset: int | None = None,
-    ) -> AsyncIterator[TaskEvent]:
+    ) -> AsyncGenerator[TaskEvent, None]:
         """Follow a task from the offsets to its end."""
         book = self._book(self._sessions.session(session_id))
         task = book.get(task_id)

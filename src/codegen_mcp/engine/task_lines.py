@@ -67,13 +67,13 @@ def end_line(facts: TaskFacts, end: TaskEnd, logged: tuple[int, int]) -> bytes:
     return b"".join((head.encode(), b',"value":', value, b"}\n"))
 
 
-def read_header(fields: Mapping[str, Any]) -> int:
+def read_header(fields: object) -> int:
     """Return the last sequence that the header names.
 
     Raises:
         Corrupt: It is none, or of a newer format.
     """
-    version = fields.get("format")
+    version = fields.get("format") if isinstance(fields, dict) else None
     if not isinstance(version, int):
         raise Corrupt("the task journal does not begin with its format")
     if version > FORMAT:
