@@ -24,7 +24,9 @@ log = structlog.get_logger()
 
 AT_ONCE = 4
 """Volumes attached at the same time."""
-_DAMAGE = frozenset({errno.ENOENT, errno.EUCLEAN, errno.EINVAL, errno.EIO, errno.EBADMSG})
+_DAMAGE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EUCLEAN, errno.EINVAL, errno.EIO, errno.EBADMSG}
+)
 """What the kernel says of files that are damaged or gone."""
 
 

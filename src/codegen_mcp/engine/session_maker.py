@@ -188,23 +188,24 @@ class SessionMaker:
             self._discard(slot.directory, slot)
 
     async def _boot(self, request: SessionRequest) -> Slot:
+        loop = asyncio.get_running_loop()
         place = self._boots.join()
         try:
             await place.wait()
-            deadline = time.monotonic() + ROOM_WAIT_S
+            deadline = loop.time() + ROOM_WAIT_S
             while True:
                 try:
                     return await self._boot_once(request)
                 except Full:
                     # Disk that a waiting sandbox or an ended session holds is as good as free.
-                    if not (self._warm.give_up_one() or self._trash.pending):
-                        raise
                     try:
-                        async with asyncio.timeout_at(_loop_time(deadline)):
+                        async with asyncio.timeout_at(deadline):
+                            if not (await self._warm.give_up_one() or self._trash.pending):
+                                raise
                             await self._trash.progress()
                     except TimeoutError:
                         pass
-                    if time.monotonic() >= deadline:
+                    if loop.time() >= deadline:
                         raise
         finally:
             place.leave()
@@ -219,7 +220,3 @@ class SessionMaker:
         except BaseException:
             self._discard(directory, None)
             raise
-
-
-def _loop_time(deadline: float) -> float:
-    return asyncio.get_running_loop().time() + max(0.0, deadline - time.monotonic())

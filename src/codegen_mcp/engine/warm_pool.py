@@ -84,6 +84,7 @@ class WarmPool:
         self._failures = 0
         self._next_trim = clock.monotonic()
         self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
         self._tasks = OwnedTasks()
         key = SlotKey.of(default, config.default_limits)
         self._kinds: dict[SlotKey, tuple[Demand, Interpreter]] = {
@@ -143,13 +144,24 @@ class WarmPool:
         self._wake.set()
         return slot
 
-    def give_up_one(self) -> bool:
-        """Discard a waiting sandbox, so that a session can have its disk; False when none is."""
+    async def give_up_one(self) -> bool:
+        """Discard a waiting sandbox, so that a session can have its disk; False when none is.
+
+        One that is just being booted is waited for.
+        """
+        while self._booting and not self._ready:
+            self._settled.clear()
+            await self._settled.wait()
         if not self._ready:
             return False
         self._drop(self._ready.pop(0))
         self._changed()
         return True
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing boots, and nothing needs to."""
+        return not self._booting and (self._closed or self._next() is None)
 
     def nudge(self) -> None:
         """There may be room now that was not there before."""
@@ -214,9 +226,11 @@ class WarmPool:
             self._booting -= 1
             if slot is None:
                 self._discard(directory, None)
+            else:
+                self._ready.append(slot)
+            self._settled.set()
         self._failures = 0
         demand.booted(time.monotonic() - started)
-        self._ready.append(slot)
         self._changed()
         return True
 

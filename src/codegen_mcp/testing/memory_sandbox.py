@@ -102,6 +102,8 @@ class MemoryBackend:
         """Boots begun."""
         self.fail: list[Exception] = []
         """The next boots raise these, first to last."""
+        self.refuse: Callable[[SandboxSpec], bool] = lambda spec: False
+        """Boots of which this is true are refused."""
         self.gate: asyncio.Event | None = None
         """Boots wait for it."""
 
@@ -128,6 +130,8 @@ class MemoryBackend:
         await asyncio.sleep(0)
         if self.fail:
             raise self.fail.pop(0)
+        if self.refuse(spec):
+            raise SandboxUnavailable("scripted")
         sandbox = MemorySandbox(self, spec)
         self.open.add(sandbox)
         return sandbox
