@@ -187,6 +187,17 @@ async def test_nothing_of_a_session_s_is_a_device_or_setuid(driver: LoopDriver, 
         await volume.detach()
 
 
+async def test_a_volume_that_is_there_is_never_overwritten(driver: LoopDriver, slot: Path) -> None:
+    volume = await driver.create(slot, SIZE, IDENTITY)
+    try:
+        (volume.root / "workspace" / "kept").touch()
+        with pytest.raises(FileExistsError):
+            await driver.create(slot, SIZE, IDENTITY)
+        assert (volume.root / "workspace" / "kept").exists()
+    finally:
+        await volume.detach()
+
+
 async def test_an_image_that_a_device_still_has_is_not_attached_twice(
     driver: LoopDriver, slot: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,10 @@ class Cgroup(Protocol):
     """The control group of one session."""
 
     @property
+    def controllers(self) -> frozenset[str]:
+        """Of memory, pids, cpu, freezer: those that hold in this group."""
+
+    @property
     def attach_files(self) -> Sequence[Path]:
         """Every ``cgroup.procs`` that a starting process must write ``0`` to."""
 

@@ -52,6 +52,11 @@ class V1Cgroup:
         self._parent_alarms = parent.count() if parent else 0
 
     @property
+    def controllers(self) -> frozenset[str]:
+        """Those it has a directory for; cpuacct belongs to cpu."""
+        return frozenset(self._paths) - {"cpuacct"}
+
+    @property
     def attach_files(self) -> Sequence[Path]:
         """One file for each hierarchy; the first write waits for the kernel, the rest do not."""
         return [directory / "cgroup.procs" for directory in self._directories()]

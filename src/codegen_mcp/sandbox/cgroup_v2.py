@@ -49,6 +49,11 @@ class V2Cgroup:
         self._peak: int | None = None
 
     @property
+    def controllers(self) -> frozenset[str]:
+        """Those that its parent passes on; the freezer is part of every group."""
+        return self._controllers & {"memory", "pids", "cpu"} | {"freezer"}
+
+    @property
     def attach_files(self) -> Sequence[Path]:
         """The one file."""
         return [self._path / "cgroup.procs"]

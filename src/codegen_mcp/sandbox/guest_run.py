@@ -43,6 +43,9 @@ class RunHost(Protocol):
     def disk_full(self) -> bool:
         """Whether the volume is full now."""
 
+    def disk_exceeded(self) -> bool:
+        """Whether it holds more than it may, which nothing but the end of the run stops."""
+
     def kill_run(self, number: int) -> None:
         """Ask the guest to end the run."""
 
@@ -180,6 +183,8 @@ class GuestRun:
                 self._stop(None)
             elif limits.cpu_s and now.cpu_us - before.cpu_us >= limits.cpu_s * 1e6:
                 self._stop(EndedBy.CPU)
+            elif self._host.disk_exceeded():
+                self._stop(None)
             memory = limits.memory_bytes or self._host.limits.memory_bytes
             if now.memory_bytes > PRESSURE * memory and not self._pressure_told:
                 self._pressure_told = True

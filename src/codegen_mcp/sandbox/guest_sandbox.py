@@ -161,6 +161,10 @@ class GuestSandbox:
         """Whether the volume is full now."""
         return self._spec.volume.usage().full
 
+    def disk_exceeded(self) -> bool:
+        """Whether it holds more than it may."""
+        return self._spec.volume.usage().exceeded
+
     def kill_run(self, number: int) -> None:
         """Ask the guest to end a run."""
         self._link.tell([b"kill", b"%d" % number])
@@ -178,7 +182,7 @@ class GuestSandbox:
             self._run.ended(reply)
 
     def _payload(self, command: Command) -> bytes:
-        grouped = self._spec.cgroup is not None
+        held = self._spec.cgroup.controllers if self._spec.cgroup is not None else frozenset()
         return build_payload(
             command,
             workspace=self._workspace,
@@ -193,8 +197,8 @@ class GuestSandbox:
             rlimits=run_rlimits(
                 self.limits,
                 command.limits,
-                memory_cgroup=grouped,
-                pids_cgroup=grouped,
+                memory_cgroup="memory" in held,
+                pids_cgroup="pids" in held,
                 counted_alone=self._counted_alone,
             ),
         )

@@ -24,6 +24,8 @@ class VolumeUsage:
     size_bytes: int
     full: bool
     """Whether a write was, or would now be, refused for want of space or inodes."""
+    exceeded: bool = False
+    """More is used than was promised, it still grows, and only the worker can stop the writer."""
 
 
 class Volume(Protocol):

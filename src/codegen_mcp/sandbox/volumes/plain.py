@@ -31,6 +31,8 @@ FORMAT = 1
 POLL_S = 0.1
 """How often the host's free space is looked at: one system call."""
 MAX_INTERVAL_S = 5.0
+FULL_INTERVAL_S = 0.5
+"""Sooner while it is full: nothing tells when files are deleted."""
 COST_FACTOR = 10
 """Counting may take a tenth of the time."""
 GROWN = 4 * MIB
@@ -43,6 +45,7 @@ class PlainVolume:
         self._directory = directory
         self._size_bytes = size_bytes
         self._used_bytes = 0
+        self._grew = False
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -69,6 +72,7 @@ class PlainVolume:
             used_bytes=self._used_bytes,
             size_bytes=self._size_bytes,
             full=self._used_bytes >= self._size_bytes or self._host_is_full(),
+            exceeded=self._grew and self._used_bytes > self._size_bytes,
         )
 
     async def detach(self) -> None:
@@ -83,7 +87,7 @@ class PlainVolume:
         used = await disk_usage(self.root)
         before = self._used_bytes
         if used is not None:
-            self._used_bytes = used
+            self._used_bytes, self._grew = used, used > before
         return used != before
 
     def _host_is_full(self) -> bool:
@@ -106,7 +110,8 @@ class PlainVolume:
         started = time.monotonic()
         free = free_on(self._directory.parent)
         soonest = started + cost * COST_FACTOR
-        latest = max(soonest, started + MAX_INTERVAL_S)
+        full = self._used_bytes >= self._size_bytes
+        latest = max(soonest, started + (FULL_INTERVAL_S if full else MAX_INTERVAL_S))
         while True:
             await asyncio.sleep(POLL_S)
             now = time.monotonic()
@@ -142,10 +147,12 @@ class PlainDriver:
             volume = PlainVolume(directory, size_bytes)
             self._volumes.add(volume)
         try:
-            await to_end(lambda: _create(directory, size_bytes, identity))
+            await to_end(
+                lambda: _create(directory, size_bytes, identity),
+                undo=lambda _: _discard(directory),
+            )
         except BaseException:
             self._volumes.discard(volume)
-            await to_end(lambda: _discard(directory))
             raise
         volume.start()
         return volume
@@ -189,11 +196,15 @@ async def disk_usage(directory: Path) -> int | None:
 
 
 def _create(directory: Path, size_bytes: int, identity: HostIdentity | None) -> None:
-    record = {"format": FORMAT, "kind": "plain", "size_bytes": size_bytes}
-    (directory / RECORD).write_text(json.dumps(record))
     spread_children(directory)
     (directory / ROOT).mkdir(mode=0o711)
-    populate(directory / ROOT, identity)
+    try:
+        populate(directory / ROOT, identity)
+        record = {"format": FORMAT, "kind": "plain", "size_bytes": size_bytes}
+        (directory / RECORD).write_text(json.dumps(record))
+    except BaseException:
+        _discard(directory)
+        raise
 
 
 def _read_record(directory: Path) -> int:
