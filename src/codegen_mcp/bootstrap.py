@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ from codegen_mcp.languages.python.packages import PackageConfig
 from codegen_mcp.languages.registry import make_languages
 from codegen_mcp.sandbox import cgroup_detect, mounts
 from codegen_mcp.sandbox.backend_config import BackendConfig
-from codegen_mcp.sandbox.base import Enforcement, HostIdentity, Probe, SandboxBackend
+from codegen_mcp.sandbox.base import Enforcement, HostIdentity, Probe
 from codegen_mcp.sandbox.bubblewrap import find_bubblewrap
 from codegen_mcp.sandbox.host_reaper import reap
 from codegen_mcp.sandbox.identity import OwnUser, UidLeases, UidRange
@@ -49,7 +49,7 @@ from codegen_mcp.sandbox.remedies import show_bytes
 from codegen_mcp.sandbox.report import describe
 from codegen_mcp.sandbox.state_lock import worker_token
 from codegen_mcp.sandbox.volumes import registry as volume_registry
-from codegen_mcp.sandbox.volumes.registry import Volumes
+from codegen_mcp.sandbox.volumes.registry import VolumeProbe, Volumes
 from codegen_mcp.sandbox.volumes.space import VolumeConfig
 from codegen_mcp.server.app import WorkerServer
 from codegen_mcp.server.config import ServerConfig
@@ -71,18 +71,11 @@ class Host:
     detection: cgroup_detect.Detection
     identities: IdentityLeaser
     volumes: Volumes
-    languages: dict[str, Language]
+    volume_probes: Sequence[VolumeProbe]
+    languages: Mapping[str, Language]
     catalog: InterpreterCatalog
-    backend: SandboxBackend
-    probe: Probe
-    lines: list[str]
-    """The start-up lines: what is enforced by whom, and what is not."""
-
-    @property
-    def isolation(self) -> dict[str, str]:
-        """Wall name to who enforces it, and ``sandbox`` to the level."""
-        walls = {name: str(who) for name, who in self.probe.enforces.items()}
-        return {"sandbox": str(self.probe.level), **walls}
+    backends: BackendConfig
+    """What every backend is made with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +83,7 @@ class Engine:
     """Sessions and tasks, ready to be asked."""
 
     host: Host
+    choice: Choice
     sessions: SessionPool
     tasks: TaskExecutor
 
@@ -129,7 +123,6 @@ async def open_host(settings: Settings) -> AsyncIterator[Host]:
 
     Raises:
         Unavailable: The state directory is in use, or a required part cannot be had.
-        SandboxUnavailable: No backend reaches ``require_isolation``.
     """
     root = os.geteuid() == 0
     state = StateDirectory(settings.base_workspace)
@@ -159,7 +152,7 @@ async def open_host(settings: Settings) -> AsyncIterator[Host]:
             reserve_bytes=settings.disk_reserve_bytes,
             overcommit=settings.disk_overcommit,
         )
-        volumes, _ = await volume_registry.choose(settings.volume, volume_config)
+        volumes, volume_probes = await volume_registry.choose(settings.volume, volume_config)
         trial = identities.lease()
         fetcher = identities.lease()
         languages = make_languages(
@@ -175,8 +168,15 @@ async def open_host(settings: Settings) -> AsyncIterator[Host]:
             state.root,
             catalog.interpreters,
         )
-        choice = await choose(
-            BackendConfig(
+        yield Host(
+            state=state,
+            detection=detection,
+            identities=identities,
+            volumes=volumes,
+            volume_probes=volume_probes,
+            languages=languages,
+            catalog=catalog,
+            backends=BackendConfig(
                 guest_directory=guest,
                 state=state.root,
                 interpreter=catalog.default,
@@ -184,19 +184,6 @@ async def open_host(settings: Settings) -> AsyncIterator[Host]:
                 cgroups=detection.driver,
                 volumes=volumes,
             ),
-            name=settings.sandbox,
-            required=parse_level(settings.require_isolation),
-        )
-        yield Host(
-            state=state,
-            detection=detection,
-            identities=identities,
-            volumes=volumes,
-            languages=dict(languages),
-            catalog=catalog,
-            backend=choice.backend,
-            probe=choice.probe,
-            lines=start_up_lines(settings, choice, volumes, detection),
         )
 
 
@@ -212,10 +199,17 @@ async def discover(
     return InterpreterCatalog(found, default)
 
 
-def start_up_lines(
-    settings: Settings, choice: Choice, volumes: Volumes, detection: cgroup_detect.Detection
-) -> list[str]:
+def isolation(probe: Probe) -> dict[str, str]:
+    """Wall name to who enforces it, and ``sandbox`` to the level."""
+    return {
+        "sandbox": str(probe.level),
+        **{name: str(who) for name, who in probe.enforces.items()},
+    }
+
+
+def start_up_lines(settings: Settings, engine: Engine) -> list[str]:
     """Say who enforces what, how much, and what nobody does."""
+    choice, volumes, detection = engine.choice, engine.host.volumes, engine.host.detection
     groups = f"cgroup-v{detection.driver.version}" if detection.driver else "no cgroup"
     lines = describe(
         choice.probe,
@@ -263,9 +257,18 @@ def interpreter_paths(settings: Settings) -> list[Path]:
 async def open_engine(
     settings: Settings, hooks: EngineHooks | None = None, *, keep_sessions: bool = True
 ) -> AsyncIterator[Engine]:
-    """Open sessions and tasks; at the end nothing of them runs any more."""
+    """Open sessions and tasks; at the end nothing of them runs any more.
+
+    Raises:
+        SandboxUnavailable: No backend reaches ``require_isolation``.
+    """
     clock, hooks = SystemClock(), hooks or NoHooks()
     async with open_host(settings) as host:
+        choice = await choose(
+            host.backends,
+            name=settings.sandbox,
+            required=parse_level(settings.require_isolation),
+        )
         watched = host.volumes.enforcement is not Enforcement.KERNEL
 
         def open_workspace(slot: Slot) -> OpenWorkspace:
@@ -282,7 +285,7 @@ async def open_engine(
             config=pool_config(settings, keep_sessions),
             state=host.state,
             factory=SlotFactory(
-                backend=host.backend,
+                backend=choice.backend,
                 volumes=host.volumes,
                 cgroups=host.detection.driver,
                 identities=host.identities,
@@ -291,7 +294,7 @@ async def open_engine(
             ),
             catalog=host.catalog,
             open_workspace=open_workspace,
-            isolation=host.isolation,
+            isolation=isolation(choice.probe),
             records=ledger,
             hooks=hooks,
             clock=clock,
@@ -301,7 +304,7 @@ async def open_engine(
             sessions, tools_by_name(), ledger, installers=installers, hooks=hooks, clock=clock
         )
         async with sessions, tasks:
-            yield Engine(host=host, sessions=sessions, tasks=tasks)
+            yield Engine(host=host, choice=choice, sessions=sessions, tasks=tasks)
 
 
 def pool_config(settings: Settings, keep_sessions: bool) -> SessionPoolConfig:
@@ -336,7 +339,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
                 worker_id=settings.worker_id,
                 host=settings.host,
                 port=settings.grpc_port,
-                facts=engine.host.isolation,
+                facts=isolation(engine.choice.probe),
             ),
             metrics,
         )
@@ -361,7 +364,7 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
     if settings.private_mounts and os.geteuid() == 0:
         mounts.enter_private_namespace()
     async with ShutdownSignals() as signals, open_worker(settings) as worker:
-        for line in worker.engine.host.lines:
+        for line in start_up_lines(settings, worker.engine):
             announce(line)
         announce(f"worker {settings.worker_id} listening on {settings.host}:{worker.server.port}")
         for line in what_next(settings, worker.server.port):
