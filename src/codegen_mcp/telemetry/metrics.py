@@ -32,6 +32,11 @@ class WorkerMetrics:
         self.registry = CollectorRegistry()
         registry = self.registry
         self._running = 0
+        # What ``labels`` finds, remembered: it costs more than the counting.
+        self._task_children: dict[
+            tuple[str, TaskStatus, EndedBy | None], tuple[Counter, Histogram, Counter | None]
+        ] = {}
+        self._call_children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         info = InfoMetric("worker", "Which worker this is.", registry=registry)
         info.info({"worker_id": worker_id, "version": version})
 
@@ -177,17 +182,31 @@ class WorkerMetrics:
     ) -> None:
         """Count and time."""
         self._running -= 1
-        self._tasks.labels(tool, "error" if ended_by is None else status.name.lower()).inc()
-        self._task_seconds.labels(tool).observe(seconds)
-        if ended_by is not None:
-            self._ended_by.labels(ended_by.name.lower()).inc()
+        known = self._task_children.get((tool, status, ended_by))
+        if known is None:
+            known = (
+                self._tasks.labels(tool, "error" if ended_by is None else status.name.lower()),
+                self._task_seconds.labels(tool),
+                None if ended_by is None else self._ended_by.labels(ended_by.name.lower()),
+            )
+            self._task_children[tool, status, ended_by] = known
+        count, time, cause = known
+        count.inc()
+        time.observe(seconds)
+        if cause is not None:
+            cause.inc()
 
     # The server's hooks.
 
     def call_finished(self, *, method: str, code: str, seconds: float) -> None:
         """Count and time."""
-        self._calls.labels(method, code).inc()
-        self._call_seconds.labels(method).observe(seconds)
+        known = self._call_children.get((method, code))
+        if known is None:
+            known = self._calls.labels(method, code), self._call_seconds.labels(method)
+            self._call_children[method, code] = known
+        count, time = known
+        count.inc()
+        time.observe(seconds)
 
 
 class _SessionsNow(Collector):
