@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -104,7 +105,7 @@ class SessionPool:
             waiting_limit=config.waiting_runs,
             isolation=dict(isolation),
         )
-        self._trash = Trash(factory.dismantle, factory.release)
+        self._trash = Trash(factory.dismantle, factory.release, freed=lambda: self._warm.nudge())
         self._warm = WarmPool(
             config=config,
             default=catalog.default,
@@ -358,6 +359,10 @@ class SessionPool:
 
     def _discard(self, directory: Path, slot: Slot | None) -> None:
         """Hand a directory, and the slot that it was, to the trash."""
+        if slot is None:
+            with contextlib.suppress(OSError):
+                directory.rmdir()  # a creation that failed early has left nothing in it
+                return
         grave = directory
         if directory.parent != self._state.trash:
             grave = self._state.new_trash()

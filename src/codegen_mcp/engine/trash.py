@@ -38,8 +38,12 @@ class _Remains:
 class Trash:
     """Deletes one directory at a time with low priority. An async context manager."""
 
-    def __init__(self, dismantle: Dismantle, release: Release) -> None:
+    def __init__(
+        self, dismantle: Dismantle, release: Release, freed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Use ``SlotFactory.dismantle`` and ``release``; ``freed`` is called after each entry."""
         self._dismantle = dismantle
+        self._freed = freed
         self._release = release
         self._queue: asyncio.Queue[_Remains] = asyncio.Queue()
         self._tasks = OwnedTasks()
@@ -96,6 +100,7 @@ class Trash:
             async with self._changed:
                 self._pending -= 1
                 self._changed.notify_all()
+            self._freed()
 
     async def _again(self, remains: _Remains, pause_s: float) -> None:
         await asyncio.sleep(pause_s)
