@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
 import hashlib
 import html
 import io
 import json
 import os
+import secrets
 import shutil
 import tarfile
 import tempfile
@@ -21,15 +22,20 @@ from typing import Any
 
 import pytest
 
+import codegen_mcp.sandbox.guest
 from codegen_mcp.core.interpreter import Interpreter
-from codegen_mcp.core.limits import RunLimits
-from codegen_mcp.core.task import Argv, Command, EndedBy, Outcome
+from codegen_mcp.core.limits import GIB, ResourceLimits, RunLimits
+from codegen_mcp.core.task import Argv, Command, Outcome, Stream
 from codegen_mcp.languages.base import InstallRequest, InstallResult
-from codegen_mcp.languages.python.fetcher import PackageFetcher
+from codegen_mcp.languages.python.guest_install import install_guest
 from codegen_mcp.languages.python.installer import UvInstaller
 from codegen_mcp.languages.python.language import PythonLanguage
 from codegen_mcp.languages.python.packages import PackageConfig
-from codegen_mcp.sandbox.base import HostIdentity
+from codegen_mcp.sandbox.backend_config import BackendConfig
+from codegen_mcp.sandbox.base import HostIdentity, Sandbox, SandboxSpec
+from codegen_mcp.sandbox.bubblewrap import BubblewrapBackend
+from codegen_mcp.sandbox.volumes.plain import PlainDriver, PlainVolume
+from codegen_mcp.sandbox.volumes.space import VolumeConfig
 
 ROOT = os.geteuid() == 0
 FETCHER_UID = 265_500
@@ -214,67 +220,79 @@ def index(serve_index: Callable[[], PackageIndex]) -> PackageIndex:
     return serve_index()
 
 
+class Output:
+    """Keeps what a run prints."""
+
+    def __init__(self) -> None:
+        self.streams: dict[Stream, bytearray] = {stream: bytearray() for stream in Stream}
+
+    async def write(self, stream: Stream, data: bytes) -> None:
+        self.streams[stream] += data
+
+    def omit(self, stream: Stream, count: int) -> None:
+        raise AssertionError(f"{count} bytes of {stream} were omitted")
+
+
 class Session:
-    """A session's volume and a sandbox around each of its runs."""
+    """A session's volume, and one sandbox for all its runs."""
 
     def __init__(self, rig: Rig, number: int) -> None:
         self._rig = rig
-        self.identity = HostIdentity(uid=FIRST_SESSION_UID + number, gid=FIRST_SESSION_UID + number)
-        self.root = rig.state / "sessions" / str(number) / "volume"
+        uid = FIRST_SESSION_UID + number
+        self.identity = HostIdentity(uid=uid, gid=uid) if ROOT else None
+        self._directory = rig.state / "sessions" / str(number)
+        self._directory.mkdir(parents=True)
+        self.root = self._directory / "volume"
         self.venv = self.root / "venv"
-        (self.root / "workspace").mkdir(parents=True)
-        if ROOT:
-            os.chown(self.root / "workspace", self.identity.uid, self.identity.gid)
-        rig.language.make_environment(rig.interpreter, self.venv, self.identity if ROOT else None)
         self.runs: list[Command] = []
         self.kill_after_s: float | None = None
+        self._sandbox: Sandbox | None = None
+        self._volume: PlainVolume | None = None
+
+    async def open(self) -> None:
+        driver = PlainDriver(VolumeConfig(state_directory=self._rig.state, overcommit=True))
+        self._volume = await driver.create(self._directory, 1 * GIB, self.identity)
+        self._rig.language.make_environment(self._rig.interpreter, self.venv, self.identity)
+        self._sandbox = await self._rig.backend.create(
+            SandboxSpec(
+                sandbox_id=secrets.token_hex(8),
+                volume=self._volume,
+                interpreter=self._rig.interpreter,
+                limits=ResourceLimits(),
+                identity=self.identity,
+                cgroup=None,
+                read_only=self._rig.language.read_only_mounts(),
+            )
+        )
+
+    async def close(self) -> None:
+        if self._sandbox is not None:
+            await self._sandbox.aclose()
+        if self._volume is not None:
+            await self._volume.detach()
 
     @property
     def site_packages(self) -> Path:
         return self.venv / self._rig.interpreter.site_packages
 
     def names(self) -> set[str]:
-        """Everything in site-packages and bin, but bytecode."""
-        found = set(os.listdir(self.site_packages)) | set(os.listdir(self.venv / "bin"))
+        """Everything in the environment, site-packages and bin, but bytecode."""
+        found = {
+            name
+            for path in (self.venv, self.site_packages, self.venv / "bin")
+            for name in os.listdir(path)
+        }
         return found - {"__pycache__"}
 
     async def run(self, command: Command) -> tuple[Outcome, bytes, bytes]:
         self.runs.append(command)
-        assert isinstance(command.program, Argv)
-        argv = ["bwrap", "--unshare-all", "--uid", "1000", "--gid", "1000", "--die-with-parent"]
-        argv += ["--clearenv", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin"]
-        argv += ["--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"]
-        argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
-        for inside in ("workspace", "venv"):
-            argv += ["--bind", str(self.root / inside), f"/{inside}"]
-        for tree in self._rig.interpreter.trees:
-            argv += ["--ro-bind", str(tree), str(tree)]
-        for path, source in self._rig.language.read_only_mounts().items():
-            argv += ["--ro-bind", str(source), path]
-        env = {"PATH": "/venv/bin:/usr/bin:/bin", "HOME": "/workspace", **command.env}
-        for name, value in env.items():
-            argv += ["--setenv", name, value]
-        argv += ["--chdir", "/workspace", "--", *command.program.argv]
-        if ROOT:
-            uid = str(self.identity.uid)
-            argv = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", *argv]
-        process = await asyncio.create_subprocess_exec(*argv, stdin=-1, stdout=-1, stderr=-1)
-        limit = min(command.limits.timeout_s, self.kill_after_s or 3600)
-        try:
-            async with asyncio.timeout(limit):
-                out, err = await process.communicate(command.stdin)
-        except TimeoutError:
-            process.kill()
-            await process.communicate()
-            return Outcome(ended_by=EndedBy.TIMEOUT, exit_code=124, remedy="slow"), b"", b""
-        except asyncio.CancelledError:
-            process.kill()
-            await process.communicate()
-            raise
-        code = process.returncode or 0
-        if code < 0:
-            return Outcome(ended_by=EndedBy.SIGNAL, exit_code=128 - code, signal=-code), out, err
-        return Outcome(ended_by=EndedBy.EXIT, exit_code=code), out, err
+        assert self._sandbox is not None
+        if self.kill_after_s is not None:
+            limits = dataclasses.replace(command.limits, timeout_s=self.kill_after_s)
+            command, self.kill_after_s = dataclasses.replace(command, limits=limits), None
+        output = Output()
+        outcome = await self._sandbox.run(command, output)
+        return (outcome, *(bytes(output.streams[stream]) for stream in Stream))
 
     async def python(self, code: str) -> str:
         """Run code; its output, errors included."""
@@ -305,20 +323,20 @@ class Rig:
     config: PackageConfig
     language: PythonLanguage
     interpreter: Interpreter
+    backend: BubblewrapBackend
     progress: list[tuple[int, str, str]] = field(default_factory=list)
-    sessions: int = 0
+    sessions: list[Session] = field(default_factory=list)
+    first: int = 1
 
     @property
     def installer(self) -> UvInstaller:
         return self.language.installer
 
-    @property
-    def fetcher(self) -> PackageFetcher:
-        return self.language.fetcher
-
-    def session(self) -> Session:
-        self.sessions += 1
-        return Session(self, self.sessions)
+    async def session(self) -> Session:
+        session = Session(self, self.first + len(self.sessions))
+        self.sessions.append(session)
+        await session.open()
+        return session
 
 
 def package_config(state: Path, **settings: Any) -> PackageConfig:
@@ -343,13 +361,22 @@ async def make_rig() -> AsyncIterator[Callable[..., Any]]:
             identity=HostIdentity(uid=FIRST_SESSION_UID, gid=FIRST_SESSION_UID) if ROOT else None,
         )
         interpreters = await language.discover()
-        rig = Rig(directory, config, language, interpreters[0])
+        guest = install_guest(
+            Path(codegen_mcp.sandbox.guest.__file__).parent, directory, interpreters[:1]
+        )
+        backend = BubblewrapBackend(
+            BackendConfig(guest_directory=guest, state=directory, interpreter=interpreters[0])
+        )
+        rig = Rig(directory, config, language, interpreters[0], backend)
         made.append(rig)
         return rig
 
     yield make
     for rig in made:
+        for session in rig.sessions:
+            await session.close()
         rig.language.close()
+    for rig in {rig.state: rig for rig in made}.values():
         assert list((rig.state / "fetch").iterdir()) == [], "the fetcher left something behind"
         shutil.rmtree(rig.state, ignore_errors=True)
 

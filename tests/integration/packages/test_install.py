@@ -15,7 +15,7 @@ from codegen_mcp.core.task import EndedBy
 
 async def test_an_installed_package_can_be_imported_at_once(rig, index):
     index.wheel("alpha", "1.5")
-    session = rig.session()
+    session = await rig.session()
 
     result = await session.install("alpha")
 
@@ -37,7 +37,7 @@ async def test_dependencies_come_along_and_are_named(rig, index):
     index.wheel("alpha", requires=("beta>=2",))
     index.wheel("beta", "1.0")
     index.wheel("beta", "2.1")
-    session = rig.session()
+    session = await rig.session()
 
     result = await session.install("alpha")
 
@@ -46,7 +46,7 @@ async def test_dependencies_come_along_and_are_named(rig, index):
 
 async def test_without_dependencies_only_what_is_named_is_installed(rig, index):
     index.wheel("alpha", requires=("beta",))
-    session = rig.session()
+    session = await rig.session()
 
     result = await session.install("alpha", no_deps=True)
 
@@ -55,7 +55,7 @@ async def test_without_dependencies_only_what_is_named_is_installed(rig, index):
 
 async def test_the_second_session_needs_no_index_and_the_third_sees_nothing(rig, index):
     index.wheel("alpha")
-    first, second, third = rig.session(), rig.session(), rig.session()
+    first, second, third = await rig.session(), await rig.session(), await rig.session()
     await first.install("alpha")
     asked = len(index.requests)
 
@@ -69,7 +69,7 @@ async def test_the_second_session_needs_no_index_and_the_third_sees_nothing(rig,
 
 async def test_what_is_already_there_is_reported_with_its_version(rig, index):
     index.wheel("alpha", "1.0")
-    session = rig.session()
+    session = await rig.session()
     await session.install("alpha")
     index.wheel("alpha", "2.0")
 
@@ -80,7 +80,7 @@ async def test_what_is_already_there_is_reported_with_its_version(rig, index):
 
 async def test_upgrade_asks_the_index_again_and_replaces(rig, index):
     index.wheel("alpha", "1.0")
-    session = rig.session()
+    session = await rig.session()
     await session.install("alpha")
     index.wheel("alpha", "2.0")
 
@@ -98,7 +98,7 @@ async def test_the_best_wheel_for_the_interpreter_is_chosen(rig, index):
         ("cp27-none-any", "wrong"),
     ):
         index.wheel("alpha", files={"alpha.py": f"WHERE = {where!r}\n"}, tag=tag)
-    session = rig.session()
+    session = await rig.session()
 
     await session.install("alpha")
 
@@ -108,7 +108,7 @@ async def test_the_best_wheel_for_the_interpreter_is_chosen(rig, index):
 async def test_a_release_that_was_yanked_is_not_chosen_unless_it_is_named(rig, index):
     index.wheel("alpha", "1.0")
     index.wheel("alpha", "2.0", yanked=True)
-    first, second = rig.session(), rig.session()
+    first, second = await rig.session(), await rig.session()
 
     named = await first.install("alpha==2.0")
     unnamed = await second.install("alpha")
@@ -120,7 +120,7 @@ async def test_a_release_that_was_yanked_is_not_chosen_unless_it_is_named(rig, i
 async def test_a_pinned_pre_release_of_one_session_is_not_given_to_another(rig, index):
     index.wheel("alpha", "1.0")
     index.wheel("alpha", "2.0rc1")
-    first, second = rig.session(), rig.session()
+    first, second = await rig.session(), await rig.session()
 
     pinned = await first.install("alpha==2.0rc1")
     plain = await second.install("alpha")
@@ -135,7 +135,7 @@ async def test_scripts_are_installed_and_run_by_the_sessions_own_python(rig, ind
         files={"alpha.py": "import sys\ndef main(): print('ran', sys.prefix)\n"},
         scripts={"alpha-tool": "alpha:main"},
     )
-    session = rig.session()
+    session = await rig.session()
 
     await session.install("alpha")
 
@@ -145,7 +145,7 @@ async def test_scripts_are_installed_and_run_by_the_sessions_own_python(rig, ind
 
 async def test_a_marker_that_does_not_apply_installs_nothing_and_fails_nothing(rig, index):
     index.wheel("alpha")
-    session = rig.session()
+    session = await rig.session()
 
     result = await session.install("alpha", "beta; sys_platform == 'win32'")
 
@@ -157,7 +157,7 @@ async def test_a_marker_that_does_not_apply_installs_nothing_and_fails_nothing(r
 async def test_a_pep_503_html_index_serves_as_well(rig, index):
     index.html_only = True
     index.wheel("alpha", "3.1", requires_python=">=3.8")
-    session = rig.session()
+    session = await rig.session()
 
     result = await session.install("alpha")
 
@@ -166,7 +166,7 @@ async def test_a_pep_503_html_index_serves_as_well(rig, index):
 
 async def test_a_missing_package_fails_in_the_resolvers_words_and_changes_nothing(rig, index):
     index.wheel("alpha")
-    session = rig.session()
+    session = await rig.session()
     before = session.names()
 
     result = await session.install("alpha", "no-such-thing")
@@ -183,7 +183,7 @@ async def test_conflicting_versions_fail_with_both_named(rig, index):
     index.wheel("beta", requires=("gamma>=2",))
     index.wheel("gamma", "1.0")
     index.wheel("gamma", "2.0")
-    session = rig.session()
+    session = await rig.session()
 
     result = await session.install("alpha", "beta")
 
@@ -194,7 +194,7 @@ async def test_conflicting_versions_fail_with_both_named(rig, index):
 
 async def test_no_wheel_for_this_interpreter_says_so(rig, index):
     index.wheel("alpha", tag="cp27-cp27m-win32")
-    session = rig.session()
+    session = await rig.session()
 
     result = await session.install("alpha")
 
@@ -205,7 +205,7 @@ async def test_no_wheel_for_this_interpreter_says_so(rig, index):
 
 async def test_an_index_that_is_not_configured_is_forbidden(rig, index, serve_index):
     other = serve_index()
-    session = rig.session()
+    session = await rig.session()
 
     with pytest.raises(Forbidden, match="is not one of this worker's package indexes"):
         await session.install("alpha", index_url=other.url)
@@ -219,7 +219,7 @@ async def test_each_index_gives_its_own_files(make_rig, serve_index):
     first_index.wheel("alpha", files={"alpha.py": "FROM = 'first'\n"})
     second_index.wheel("alpha", files={"alpha.py": "FROM = 'second'\n"})
     rig = await make_rig(index_urls=(first_index.url, second_index.url))
-    first, second = rig.session(), rig.session()
+    first, second = await rig.session(), await rig.session()
 
     await first.install("alpha")
     await second.install("alpha", index_url=second_index.url + "/")
@@ -230,9 +230,9 @@ async def test_each_index_gives_its_own_files(make_rig, serve_index):
 
 async def test_an_index_that_is_down_is_unavailable_unless_the_wheelhouse_suffices(rig, index):
     index.wheel("alpha")
-    await rig.session().install("alpha")
+    await (await rig.session()).install("alpha")
     index.failing = True
-    session = rig.session()
+    session = await rig.session()
 
     held = await session.install("alpha>=1")
     with pytest.raises(StoreUnavailable, match=r"does not answer|does not deliver"):
@@ -244,14 +244,14 @@ async def test_an_index_that_is_down_is_unavailable_unless_the_wheelhouse_suffic
 async def test_names_without_a_pin_are_asked_for_again_after_the_ttl(make_rig, index):
     index.wheel("alpha", "1.0")
     rig = await make_rig(index_urls=(index.url,), ttl_s=0.001)
-    await rig.session().install("alpha")
-    await rig.session().install("alpha==1.0")
+    await (await rig.session()).install("alpha")
+    await (await rig.session()).install("alpha==1.0")
     index.wheel("alpha", "2.0")
     asked = index.pages("alpha")
 
-    pinned = await rig.session().install("alpha==1.0")
+    pinned = await (await rig.session()).install("alpha==1.0")
     assert index.pages("alpha") == asked
-    newer = await rig.session().install("alpha")
+    newer = await (await rig.session()).install("alpha")
 
     assert [p.version for p in pinned.installed] == ["1.0"]
     assert [p.version for p in newer.installed] == ["2.0"]
@@ -263,7 +263,7 @@ async def test_offline_only_the_wheelhouse_and_the_operators_wheels_count(
     file = index.wheel("alpha", "4.2")
     rig = await make_rig(index_urls=(index.url,), offline=True)
     (rig.state / "wheels" / "local" / file.name).write_bytes(file.content)
-    session = rig.session()
+    session = await rig.session()
 
     result = await session.install("alpha")
     missing = await session.install("beta")
@@ -276,12 +276,12 @@ async def test_offline_only_the_wheelhouse_and_the_operators_wheels_count(
 async def test_a_new_worker_finds_the_wheelhouse_of_the_last_one(make_rig, index):
     index.wheel("alpha")
     rig = await make_rig(index_urls=(index.url,))
-    await rig.session().install("alpha==1.0")
+    await (await rig.session()).install("alpha==1.0")
     asked = len(index.requests)
 
     again = await make_rig(state=rig.state, index_urls=(index.url,))
-    again.sessions = 10
-    result = await again.session().install("alpha==1.0")
+    again.first = 10
+    result = await (await again.session()).install("alpha==1.0")
 
     assert result.exit_code == 0
     assert len(index.requests) == asked
@@ -290,7 +290,7 @@ async def test_a_new_worker_finds_the_wheelhouse_of_the_last_one(make_rig, index
 async def test_installs_of_the_same_thing_at_once_share_one_fetch(rig, index):
     index.wheel("alpha")
     index.stalled = threading.Event()
-    sessions = [rig.session() for _ in range(4)]
+    sessions = [await rig.session() for _ in range(4)]
 
     tasks = [asyncio.create_task(session.install("alpha")) for session in sessions]
     deadline = time.monotonic() + 10
@@ -307,7 +307,7 @@ async def test_installs_of_the_same_thing_at_once_share_one_fetch(rig, index):
 async def test_a_fetch_that_takes_too_long_ends_at_the_timeout(rig, index):
     index.wheel("alpha")
     index.stalled = threading.Event()
-    session = rig.session()
+    session = await rig.session()
 
     result = await session.install("alpha", timeout_s=0.5)
 
@@ -320,10 +320,10 @@ async def test_a_fetch_that_takes_too_long_ends_at_the_timeout(rig, index):
 
 async def test_a_cancelled_fetch_leaves_nothing_and_the_next_one_works(rig, index):
     index.wheel("alpha")
-    await rig.session().install("alpha")
+    await (await rig.session()).install("alpha")
     index.wheel("beta")
     index.stalled = threading.Event()
-    session = rig.session()
+    session = await rig.session()
     task = asyncio.create_task(session.install("beta"))
     asked = len(index.requests)
     deadline = time.monotonic() + 10

@@ -8,8 +8,6 @@ checks hashes and copies them in. Requests for the same thing at the same time s
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,7 +76,7 @@ class _Joint:
 
 
 class PackageFetcher:
-    """Serves all sessions; ``open`` first."""
+    """Serves all sessions."""
 
     def __init__(self, config: PackageConfig, wheelhouse: Wheelhouse) -> None:
         self._config = config
@@ -90,10 +88,6 @@ class PackageFetcher:
         )
         self._joints: dict[str, _Joint] = {}
         self._running = asyncio.Semaphore(config.max_fetches)
-
-    async def open(self) -> None:
-        """Make the directories and delete what an earlier worker left in them."""
-        await asyncio.to_thread(self._open)
 
     async def indexes(self) -> tuple[Index, ...]:
         """Return the configured indexes, or the default one of pip.
@@ -246,13 +240,6 @@ class PackageFetcher:
                 "the wheelhouse is too small for what was asked for; raise WHEELHOUSE_BYTES"
             )
         return view
-
-    def _open(self) -> None:
-        self._wheelhouse.open()
-        self._config.staging.mkdir(parents=True, exist_ok=True)
-        os.chmod(self._config.staging, 0o711)
-        for left in self._config.staging.iterdir():
-            shutil.rmtree(left, ignore_errors=True)
 
 
 _NO_INDEX = Index(url="", public_url="", host="", port=0)

@@ -25,7 +25,7 @@ import threading
 import urllib.parse
 import urllib.request
 import zipfile
-from typing import Any, Dict  # noqa: UP035 - Python 3.8
+from typing import Any, Callable, Dict  # noqa: UP035 - Python 3.8
 
 Message = Dict[str, Any]  # noqa: UP006 - Python 3.8
 
@@ -175,6 +175,28 @@ class Guest:
         except Exception as error:
             return {"text": "", "error": explain(error)}
 
+    def nothing(self, request: Message) -> Message:
+        """Show that the sandbox works."""
+        return {}
+
+    def interpreter(self, request: Message) -> Message:
+        """Let uv look at the interpreter of ``/venv``, and return what it keeps about it."""
+        argv = [self.job["uv"], "pip", "list", "--offline", "--no-config"]
+        argv += ["--python", "/venv/bin/python"]
+        subprocess.run(
+            argv, env=self.job["env"], stdin=subprocess.DEVNULL, capture_output=True, timeout=15
+        )
+        files = {}
+        cache = self.job["env"]["UV_CACHE_DIR"]
+        for root, _, names in os.walk(cache):
+            for name in names:
+                path = os.path.join(root, name)
+                if name.endswith(".msgpack"):
+                    with open(path, "rb") as file:
+                        content = base64.b64encode(file.read()).decode()
+                    files[os.path.relpath(path, cache)] = content
+        return {"files": files}
+
 
 def read_pyproject(path: str) -> str:
     """Return the top-level ``pyproject.toml`` of an archive, empty where there is none."""
@@ -265,11 +287,13 @@ def main() -> None:
     confine(job["limits"])
     os.makedirs("out", exist_ok=True)
     guest = Guest(job)
-    calls = {
+    calls: Dict[str, Callable[[Message], Message]] = {  # noqa: UP006 - Python 3.8
         "compile": guest.compile,
         "download": guest.download,
         "sources": guest.sources,
         "pyproject": guest.pyproject,
+        "interpreter": guest.interpreter,
+        "nothing": guest.nothing,
     }
     for line in sys.stdin:
         request = json.loads(line)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
-import secrets
-import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +17,7 @@ from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.languages.python import fetcher_words, index_links
 from codegen_mcp.languages.python.builder import Stub
 from codegen_mcp.languages.python.fetcher_lock import RemoteFile, read_lock
-from codegen_mcp.languages.python.fetcher_sandbox import FetchSandbox, Message
+from codegen_mcp.languages.python.fetcher_sandbox import FetchSandbox, Message, open_directory
 from codegen_mcp.languages.python.index_proxy import IndexProxy, ProxyCounters
 from codegen_mcp.languages.python.index_rules import EgressRules, Origin
 from codegen_mcp.languages.python.packages import Index, PackageConfig
@@ -197,23 +194,16 @@ async def open_job(
     else:
         await _learn(tools, index, rules, projects)
     owner = tools.config.fetch_identity
-    directory = tools.config.staging / secrets.token_hex(8)
-    directory.mkdir(mode=0o700)
-    try:
-        if owner is not None:
-            os.chown(directory, owner.uid, owner.gid)
-        async with (
-            IndexProxy(
-                rules,
-                directory / "proxy.sock",
-                max_bytes=tools.config.max_fetch_bytes,
-                owner=(owner.uid, owner.gid) if owner else None,
-            ) as proxy,
-            FetchSandbox(tools.config, interpreter, directory, tools.authorities) as guest,
-        ):
+    async with open_directory(tools.config) as directory:
+        proxy_socket = IndexProxy(
+            rules,
+            directory / "proxy.sock",
+            max_bytes=tools.config.max_fetch_bytes,
+            owner=(owner.uid, owner.gid) if owner else None,
+        )
+        sandbox = FetchSandbox(tools.config, interpreter, directory, tools.authorities)
+        async with proxy_socket as proxy, sandbox as guest:
             yield FetchJob(tools, index, interpreter, directory, rules, proxy, guest)
-    finally:
-        await asyncio.shield(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))
 
 
 def origin(url: str) -> Origin:

@@ -2,7 +2,7 @@
 
 With bubblewrap: own user (where the worker is root), own namespaces, no network but a loopback
 interface, of the host only /usr, the interpreter and uv, and one directory to write to. Without:
-own user and resource limits, which hold a fault back but not an attacker; ``weakness`` says so.
+own user and resource limits, which hold a fault back but not an attacker; ``confine`` says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
+import shutil
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +26,7 @@ from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import GIB, MIB
 from codegen_mcp.languages.python.packages import PackageConfig
 from codegen_mcp.sandbox import launcher, seccomp
+from codegen_mcp.sandbox.base import VENV
 from codegen_mcp.sandbox.launch_arguments import Arguments
 
 Message = dict[str, Any]
@@ -34,19 +40,35 @@ _MEMORY = 4 * GIB
 _PROCESSES = 512
 _OPEN_FILES = 512
 _KILL_GRACE_S = 10.0
+_TRIAL_S = 10.0
 
 
 class FetchSandbox:
     """One guest at work; an async context manager, which leaves no process behind."""
 
     def __init__(
-        self, config: PackageConfig, interpreter: Interpreter, job: Path, authorities: Path | None
+        self,
+        config: PackageConfig,
+        interpreter: Interpreter,
+        job: Path,
+        authorities: Path | None,
+        *,
+        template: Path | None = None,
     ) -> None:
-        """Prepare; ``job`` is the directory it may write to, with ``proxy.sock`` in it."""
+        """Prepare.
+
+        Args:
+            config: Its limits and user.
+            interpreter: Runs the guest, and is what is resolved for.
+            job: The directory it may write to, with ``proxy.sock`` in it.
+            authorities: Certificate authorities to trust.
+            template: An environment to show where sessions have theirs.
+        """
         self._config = config
         self._interpreter = interpreter
         self._job = job
         self._authorities = authorities
+        self._template = template
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
@@ -189,6 +211,8 @@ class FetchSandbox:
         for tree in sorted(self._interpreter.trees):
             out.add("--ro-bind", sources.get(tree, tree), tree)
         out.add("--ro-bind", self._config.uv, _UV)
+        if self._template is not None:
+            out.add("--ro-bind", self._template, VENV)
         out.add("--bind", self._job, _JOB)
         for inside in ("/dev", "/proc", "/"):
             out.add("--remount-ro", inside)
@@ -197,10 +221,49 @@ class FetchSandbox:
         return [bwrap, "--args", str(out.as_descriptor()), "--", *self._bare()]
 
 
-def weakness(config: PackageConfig) -> str:
-    """Return what is missing from the fetcher's confinement, empty when all is there."""
+async def confine(config: PackageConfig, interpreter: Interpreter) -> tuple[PackageConfig, str]:
+    """Try the fetcher's sandbox once; make the staging directory and empty it.
+
+    Returns:
+        The settings to go on with, and what is missing from the fetcher's confinement (empty when
+        nothing is). Without a sandbox that works, its own user and rlimits remain.
+    """
+    await asyncio.to_thread(_empty, config.staging)
+    refused = "there is no bubblewrap"
     if config.bubblewrap is not None:
-        return ""
-    if config.fetch_identity is not None:
-        return "without bubblewrap the package fetcher is confined by its own user and rlimits only"
-    return "without bubblewrap the package fetcher runs as the worker's own user, with rlimits only"
+        try:
+            async with (
+                asyncio.timeout(_TRIAL_S),
+                open_directory(config) as job,
+                FetchSandbox(config, interpreter, job, None) as guest,
+            ):
+                await guest.ask({"do": "nothing"})
+            return config, ""
+        except (Unavailable, OSError, TimeoutError) as error:
+            refused = str(error) or "bubblewrap did not start in time"
+    who = "its own user and rlimits" if config.fetch_identity is not None else "rlimits"
+    return (
+        replace(config, bubblewrap=None),
+        f"the package fetcher is confined by {who} only: {refused}",
+    )
+
+
+@asynccontextmanager
+async def open_directory(config: PackageConfig) -> AsyncIterator[Path]:
+    """Make a directory for one fetch, owned by the fetcher's user; leaving removes it."""
+    directory = config.staging / secrets.token_hex(8)
+    directory.mkdir(mode=0o700)
+    try:
+        if (owner := config.fetch_identity) is not None:
+            os.chown(directory, owner.uid, owner.gid)
+        yield directory
+    finally:
+        await asyncio.shield(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))
+
+
+def _empty(staging: Path) -> None:
+    """Make the directory of all fetches, without what an earlier worker left in it."""
+    staging.mkdir(parents=True, exist_ok=True)
+    os.chmod(staging, 0o711)
+    for left in staging.iterdir():
+        shutil.rmtree(left, ignore_errors=True)

@@ -27,6 +27,7 @@ from codegen_mcp.languages.python.installer_dist_info import (
     list_distributions,
     read_distributions,
 )
+from codegen_mcp.languages.python.installer_seed import InterpreterSeeds
 from codegen_mcp.languages.python.installer_session import GUEST, Answer, InstallSession
 from codegen_mcp.languages.python.packages import PackageConfig
 from codegen_mcp.languages.python.specifiers import Specifier, parse_specifier, parse_specifiers
@@ -65,6 +66,11 @@ class UvInstaller:
         self._config = config
         self._wheelhouse = wheelhouse
         self._fetcher = fetcher
+        self._seeds = InterpreterSeeds(config)
+
+    async def prepare(self, interpreter: Interpreter) -> None:
+        """Do ahead what the first install would do."""
+        await self._seeds.get(interpreter)
 
     async def install(
         self,
@@ -189,9 +195,11 @@ class UvInstaller:
         flags += ["--upgrade"] if fetch.upgrade else []
         job = {
             "do": "install",
+            "site": site,
             "flags": flags,
             "requirements": [one.text for one in fetch.specifiers],
             "built": bool(fetch.stubs),
+            "seed": await self._seeds.get(session.interpreter),
         }
         with self._wheelhouse.using(view) as path:
             answer = await session.ask(GUEST, job, path)

@@ -101,7 +101,7 @@ class InstallSession:
 def _command(program: str, job: Mapping[str, Any], timeout_s: float) -> Command:
     """Return the run; variables that change how programs start are emptied for it."""
     return Command(
-        program=Argv(("python", "-I", "-S", "-B", "-c", program)),
+        program=Argv(("python", "-I", "-S", "-c", program)),
         limits=RunLimits(timeout_s=timeout_s, output_bytes=_OUTPUT_BYTES),
         env={"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""},
         stdin=json.dumps(job).encode(),

@@ -12,11 +12,11 @@ from pathlib import Path
 import structlog
 from uv import find_uv_bin
 
-from codegen_mcp.core.errors import SandboxUnavailable
+from codegen_mcp.core.errors import SandboxUnavailable, WorkerError
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.languages.python.environment import make_environment
 from codegen_mcp.languages.python.fetcher import PackageFetcher
-from codegen_mcp.languages.python.fetcher_sandbox import weakness
+from codegen_mcp.languages.python.fetcher_sandbox import confine
 from codegen_mcp.languages.python.installer import UvInstaller
 from codegen_mcp.languages.python.interpreters import InterpreterDiscovery
 from codegen_mcp.languages.python.packages import PackageConfig
@@ -53,18 +53,9 @@ class PythonLanguage:
             max_bytes=packages.max_bytes,
             max_file_bytes=packages.max_file_bytes,
         )
-        self._fetcher = PackageFetcher(packages, self._wheelhouse)
-        self._installer = UvInstaller(packages, self._wheelhouse, self._fetcher)
-
-    @property
-    def fetcher(self) -> PackageFetcher:
-        """What fills the wheelhouse."""
-        return self._fetcher
-
-    @property
-    def weakness(self) -> str:
+        self._installer: UvInstaller | None = None
+        self.weakness = ""
         """What is missing from the package fetcher's confinement; empty when nothing is."""
-        return "" if self._packages.offline else weakness(self._packages)
 
     @property
     def refused(self) -> Sequence[tuple[Path, str]]:
@@ -81,10 +72,18 @@ class PythonLanguage:
         found, _, _ = await asyncio.gather(
             self._discovery.discover(),
             asyncio.to_thread(install_uv, self._packages.uv),
-            self._fetcher.open(),
+            asyncio.to_thread(self._wheelhouse.open),
         )
-        if self.weakness:
-            _log.warning("packages.fetcher_weak", reason=self.weakness)
+        packages = self._packages
+        if found:
+            packages, self.weakness = await confine(packages, found[0])
+            if self.weakness and not packages.offline:
+                _log.warning("packages.fetcher_weak", reason=self.weakness)
+        self._installer = UvInstaller(
+            packages, self._wheelhouse, PackageFetcher(packages, self._wheelhouse)
+        )
+        for interpreter in found:
+            await self._installer.prepare(interpreter)
         return found
 
     def make_environment(
@@ -95,7 +94,9 @@ class PythonLanguage:
 
     @property
     def installer(self) -> UvInstaller:
-        """How packages get in."""
+        """How packages get in; after ``discover``."""
+        if self._installer is None:
+            raise WorkerError("the language's interpreters were not discovered yet")
         return self._installer
 
     def read_only_mounts(self) -> Mapping[str, Path]:
