@@ -181,6 +181,7 @@ async def open_host(settings: Settings) -> AsyncIterator[Host]:
                 state=state.root,
                 interpreter=catalog.default,
                 identity=trial,
+                neighbour=fetcher,
                 cgroups=detection.driver,
                 volumes=volumes,
             ),
@@ -275,6 +276,7 @@ async def open_engine(
             return SessionWorkspace(
                 slot.volume.root / "workspace",
                 slot.identity,
+                max_file_bytes=slot.limits.file_size_bytes,
                 usage=slot.volume.usage if watched else None,
             )
 
