@@ -26,6 +26,8 @@ class BackendConfig:
     """Runs the self-test."""
     identity: HostIdentity | None = None
     """A host user that no session has, for the self-test; None where the worker is not root."""
+    neighbour: HostIdentity | None = None
+    """Another one, for the neighbour that is attacked; None is the same as ``identity``."""
     cgroups: CgroupDriver | None = None
     """None where there is none."""
     volumes: VolumeDriver | None = None

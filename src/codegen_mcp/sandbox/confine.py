@@ -50,6 +50,7 @@ def main(settings_fd: int) -> int:
 def _become_guest(settings: dict[str, Any]) -> None:
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _be_killed_first()
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         os.setsid()
         os.umask(0o022)
@@ -69,6 +70,12 @@ def _become_guest(settings: dict[str, Any]) -> None:
         os.write(2, f"confine: {error}\n".encode())
     finally:
         os._exit(70)
+
+
+def _be_killed_first() -> None:
+    """Make the kernel's OOM killer take the guest and its runs before the supervisor."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
 
 
 def _seccomp(program: bytes) -> None:

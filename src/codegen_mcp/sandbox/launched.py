@@ -46,13 +46,14 @@ class LaunchedGuest:
         launcher: subprocess.Popen[bytes],
         spawner: Spawner,
         errors: ErrorPipe,
-        cgroup: Cgroup | None,
+        spec: SandboxSpec,
     ) -> None:
         self.errors = errors
         self._control = control
         self._launcher = launcher
         self._spawner = spawner  # its thread is the parent that the launcher must outlive never
-        self._cgroup = cgroup
+        self._spec = spec
+        self._cgroup: Cgroup | None = spec.cgroup
         self._launcher_pidfd = os.pidfd_open(launcher.pid)
         self._guest_pid = 0
         self._guest_pidfd = -1
@@ -113,14 +114,13 @@ class LaunchedGuest:
         if self._over:
             return
         if not await self._both_ended(_PATIENCE_S):
-            if self._cgroup is not None:
-                self._cgroup.thaw()
-                self._cgroup.kill()
+            self._end_group()
             if not await self._both_ended(END_TIMEOUT_S - _PATIENCE_S):
                 raise SandboxUnavailable(
                     f"processes {self.processes()!r} of a sandbox do not end; look at their "
                     "state in /proc/PID/stack"
                 )
+        await self._end_strays()
         self._launcher.wait()
         self._over = True
         for pidfd in (self._guest_pidfd, self._launcher_pidfd):
@@ -129,6 +129,14 @@ class LaunchedGuest:
         self._guest_pidfd = self._launcher_pidfd = -1
         self.errors.close()
         self._control.close()
+
+    def _end_group(self) -> None:
+        if self._cgroup is not None:
+            self._cgroup.thaw()
+            self._cgroup.kill()
+
+    async def _end_strays(self) -> None:
+        """End what outlived guest and launcher; a namespace leaves nothing to be done here."""
 
     async def _both_ended(self, timeout_s: float) -> bool:
         for pidfd in (self._launcher_pidfd, self._guest_pidfd):
@@ -167,9 +175,7 @@ async def launch(
                 stderr=errors.write_end,
             )
         errors.close_write_end()
-        guest = kind(
-            control=ours, launcher=process, spawner=spawner, errors=errors, cgroup=spec.cgroup
-        )
+        guest = kind(control=ours, launcher=process, spawner=spawner, errors=errors, spec=spec)
         await _learn_pid(guest, report)
     except BaseException as error:
         if guest is not None:

@@ -11,6 +11,7 @@ slot's directory is renamed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -33,6 +34,7 @@ from codegen_mcp.sandbox.base import (
 from codegen_mcp.sandbox.bubblewrap_args import ETC_FROM_HOST
 from codegen_mcp.sandbox.guest_protocol import GUEST_ENV, guest_argv
 from codegen_mcp.sandbox.guest_sandbox import GuestSandbox
+from codegen_mcp.sandbox.host_processes import kill_matching, runs_as
 from codegen_mcp.sandbox.launch_arguments import Arguments
 from codegen_mcp.sandbox.launched import LaunchedGuest, launch, or_end
 from codegen_mcp.sandbox.launcher import Spawner
@@ -68,6 +70,21 @@ class ProcessGuest(LaunchedGuest):
         if self._launcher_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._launcher_pidfd, signal.SIGTERM)
+
+    async def _end_strays(self) -> None:
+        """End what a killed supervisor left, and remove the user's shared memory."""
+        self._end_group()
+        if self._spec.identity is not None:
+            await asyncio.to_thread(_clear_user, self._spec.identity.uid)
+
+
+def _clear_user(uid: int) -> None:
+    kill_matching(runs_as({uid}))
+    with os.scandir("/dev/shm") as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.stat(follow_symlinks=False).st_uid == uid:
+                    os.unlink(entry.path)
 
 
 class ProcessSandbox(GuestSandbox):

@@ -67,7 +67,13 @@ for directory in {tempfile.gettempdir(), "/dev/shm"}:
 broken(n, "MiB written") if n >= 4096 else held("refused after", n, "MiB")
 """,
         ends_by=(EndedBy.EXIT, EndedBy.MEMORY, EndedBy.DISK),
-        then=_ALIVE,
+        then="""
+import tempfile
+
+for directory in (tempfile.gettempdir(), "/dev/shm"):
+    attempt(lambda: os.unlink(directory + "/planted-fill"))
+held("and the next run was served")
+""",
     ),
     Attack(
         name="hide memory in memfds",

@@ -102,7 +102,7 @@ class Campaign:
             }
             place = await bed.place(self._config.identity)
             if neighbour:
-                other = await bed.place(self._config.identity)
+                other = await bed.place(self._config.neighbour or self._config.identity)
                 facts |= await self._settle(stack, other)
             results += [await self._attack(place, attack, facts) for attack in attacks]
         return results
