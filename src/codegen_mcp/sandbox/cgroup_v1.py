@@ -20,6 +20,7 @@ from codegen_mcp.core.limits import MIB, ResourceLimits
 from codegen_mcp.sandbox.cgroup import CgroupCounters
 from codegen_mcp.sandbox.cgroup_files import (
     CgroupFs,
+    Counters,
     KernelCgroupFs,
     find_groups,
     kill_pids,
@@ -44,6 +45,7 @@ class V1Cgroup:
     def __init__(self, paths: Mapping[str, Path], parent: ParentOom | None, fs: CgroupFs) -> None:
         self._paths = dict(paths)
         self._fs = fs
+        self._counters = Counters(fs)
         self._parent = parent
         self._has_memsw = self._has("memory", "memory.memsw.limit_in_bytes")
         self._has_pids_events = self._has("pids", "pids.events")
@@ -181,6 +183,7 @@ class V1Cgroup:
 
     def remove(self) -> bool:
         """Remove the groups; what is gone already is fine."""
+        self._counters.close()
         results = [remove_group(self._fs, path) for path in self._directories()]
         return all(results)
 
@@ -220,7 +223,7 @@ class V1Cgroup:
         return controller in self._paths and self._fs.exists(self._paths[controller] / name)
 
     def _read(self, controller: str, name: str) -> str:
-        return self._fs.read(self._paths[controller] / name)
+        return self._counters.read(self._paths[controller], name)
 
     def _write(self, controller: str, name: str, value: int | str) -> None:
         self._fs.write(self._paths[controller] / name, str(value))

@@ -18,6 +18,7 @@ from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.sandbox.cgroup import CgroupCounters
 from codegen_mcp.sandbox.cgroup_files import (
     CgroupFs,
+    Counters,
     KernelCgroupFs,
     find_groups,
     kill_pids,
@@ -42,6 +43,7 @@ class V2Cgroup:
     def __init__(self, path: Path, fs: CgroupFs) -> None:
         self._path = path
         self._fs = fs
+        self._counters = Counters(fs)
         self._controllers = frozenset(fs.read(path / "cgroup.controllers").split())
         self._own_ooms = 0
         self._oom_kills = 0
@@ -99,7 +101,7 @@ class V2Cgroup:
 
     def read(self) -> CgroupCounters:
         """Read all counters now."""
-        cpu = pairs(self._fs.read(self._path / "cpu.stat"))
+        cpu = pairs(self._counters.read(self._path, "cpu.stat"))
         memory = peak = pids = refused = 0
         if "memory" in self._controllers:
             memory = self._number("memory.current")
@@ -107,7 +109,7 @@ class V2Cgroup:
             self._count_kills()
         if "pids" in self._controllers:
             pids = self._number("pids.current")
-            refused = pairs(self._fs.read(self._path / "pids.events")).get("max", 0)
+            refused = pairs(self._counters.read(self._path, "pids.events")).get("max", 0)
         return CgroupCounters(
             memory_bytes=memory,
             memory_peak_bytes=peak,
@@ -161,6 +163,7 @@ class V2Cgroup:
 
     def remove(self) -> bool:
         """Remove the group when it is empty."""
+        self._counters.close()
         removed = remove_group(self._fs, self._path)
         if removed:
             self._close_peak()
@@ -173,7 +176,7 @@ class V2Cgroup:
         was; a kill without an ``oom`` of this group came from above it.
         """
         name = "memory.events.local" if self._has("memory.events.local") else "memory.events"
-        events = pairs(self._fs.read(self._path / name))
+        events = pairs(self._counters.read(self._path, name))
         kills, ooms = events.get("oom_kill", 0), events.get("oom", 0)
         if kills > self._oom_kills and ooms == self._own_ooms:
             self._parent_oom_kills += kills - self._oom_kills
@@ -193,7 +196,7 @@ class V2Cgroup:
         return self._fs.exists(self._path / name)
 
     def _number(self, name: str) -> int:
-        return int(self._fs.read(self._path / name))
+        return int(self._counters.read(self._path, name))
 
     def _write(self, name: str, value: int | str) -> None:
         self._fs.write(self._path / name, str(value))
