@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from codegen_mcp.core.clock import Clock
 from codegen_mcp.core.errors import InvalidRequest, WrongState
@@ -53,7 +54,14 @@ class OutputJournal:
         return self._log.memory_bytes
 
     async def write(self, stream: Stream, data: bytes) -> None:
-        """Take the next bytes; waits while the slowest attached reader is a window behind."""
+        """Take the next bytes; waits while the slowest attached reader is a window behind.
+
+        When it is cancelled, nothing of ``data`` was taken.
+        """
+        if self._log.memory_bytes > self._config.memory_bytes:
+            await self._log.spill(self._config.memory_bytes // 2, self._readers)
+        if self._too_far_ahead():
+            await self._wait_for_room()
         if self._log.ended:
             return
         room = max(self._limit_bytes - self._log.total, 0)
@@ -61,21 +69,14 @@ class OutputJournal:
         if len(data) > room:
             kept.omit(len(data) - room)
             data = data[:room]
-        if not data:
-            return
+            if not data:
+                return
         kept.add(data)
         piece = self._config.event_bytes
         for start in range(0, len(data), piece):
             self._log.append(stream, data[start : start + piece])
         for reader in self._readers:
             reader.written()
-        if self._log.memory_bytes > self._config.memory_bytes:
-            await self._log.spill(self._config.memory_bytes // 2, self._readers)
-        while self._too_far_ahead():
-            self._room.clear()
-            await self._room.wait()
-            if self._log.spool_failed:
-                self._log.let_go(self._config.memory_bytes // 2, self._readers)
 
     def omit(self, stream: Stream, count: int) -> None:
         """Count bytes that are not kept."""
@@ -173,13 +174,29 @@ class OutputJournal:
         if not self._room.is_set() and (self._log.spool_failed or not self._too_far_ahead()):
             self._room.set()
 
+    async def _wait_for_room(self) -> None:
+        """Wait for the slowest reader.
+
+        One that takes nothing at all slows the code down to a piece every few seconds; it cannot
+        stop it, nor hold back what a run that has ended left in its pipes. Only where the disk
+        cannot take what is not in memory is there no other way.
+        """
+        failed = self._log.spool_failed
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if failed else self._config.patience_s):
+                while self._too_far_ahead():
+                    self._room.clear()
+                    await self._room.wait()
+                    if self._log.spool_failed:
+                        self._log.let_go(self._config.memory_bytes // 2, self._readers)
+
     def _too_far_ahead(self) -> bool:
         if self._released or not self._readers:
             return False
         if self._log.spool_failed and self._log.memory_bytes > self._config.memory_bytes:
             return True
         lag = self._log.total - min(reader.consumed for reader in self._readers)
-        return lag > self._config.window_bytes
+        return lag >= self._config.window_bytes
 
     def _checked(self, stream: Stream, offset: int | None, held_from: int) -> int:
         if offset is None:

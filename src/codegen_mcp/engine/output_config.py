@@ -19,6 +19,8 @@ class OutputConfig:
     """Bound of the same when written as JSON text, so that two streams stay below 3 MiB."""
     window_bytes: int = 4 * MIB
     """How far the slowest attached reader may lag before the code waits for it."""
+    patience_s: float = 2.0
+    """How long one piece waits for a reader that takes nothing."""
     memory_bytes: int = 1 * MIB
     """Output of one running task in memory; older output is spooled."""
     finished_memory_bytes: int = 1 * MIB

@@ -77,7 +77,15 @@ class TaskExecutor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Refuse new tasks, end those under way as CANCELLED, and wait for that."""
+        """``stop``, and close the files of the records."""
+        await self.stop()
+        self._ledger.close()
+
+    async def stop(self) -> None:
+        """Refuse new tasks, end those under way as CANCELLED, and wait for that.
+
+        Readers are told before this returns, or soon after: stop serving them afterwards.
+        """
         self._closing = True
         for task in list(self._under_way):
             task.request_cancel(SHUTDOWN)

@@ -122,7 +122,6 @@ class TaskRig:
         """End every task, then close what is left."""
         await self.tasks.__aexit__(kind, error, trace)
         await self._owned.aclose()
-        self.ledger.close()
 
     async def submit(
         self, session: Session, tool: str, arguments: Arguments = "", **fields: Any

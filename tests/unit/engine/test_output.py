@@ -132,40 +132,58 @@ async def test_the_writer_waits_at_the_window_and_goes_on_when_the_reader_does(
     writer = asyncio.ensure_future(write())
     for _ in range(20):
         await asyncio.sleep(0)
-    assert written == 2  # the third is taken, and held
+    assert written == 2
     assert reader.take() is not None
     for _ in range(20):
         await asyncio.sleep(0)
-    assert written == 3
+    assert written == 3  # the fourth waits
     journal.detach(reader)
     async with asyncio.timeout(5):
         await writer
 
 
 async def test_release_frees_a_writer_that_a_stalled_reader_holds(tmp_path: Path) -> None:
-    journal, _ = make(tmp_path, window_bytes=1)
+    journal, _ = make(tmp_path, window_bytes=1, patience_s=30.0)
     reader = journal.attach(0, 0)
-    writer = asyncio.ensure_future(journal.write(Stream.STDOUT, b"abc"))
+    await journal.write(Stream.STDOUT, b"abc")
+    writer = asyncio.ensure_future(journal.write(Stream.STDOUT, b"def"))
     await asyncio.sleep(0)
     assert not writer.done()
     journal.release()
     async with asyncio.timeout(5):
         await writer
-    await journal.write(Stream.STDOUT, b"def")
+    await journal.write(Stream.STDOUT, b"ghi")
     journal.end()
-    assert (await drained(reader))[Stream.STDOUT] == b"abcdef"
+    assert (await drained(reader))[Stream.STDOUT] == b"abcdefghi"
 
 
-async def test_a_cancelled_writer_loses_and_repeats_nothing(tmp_path: Path) -> None:
+async def test_a_reader_that_takes_nothing_slows_the_writer_but_cannot_stop_it(
+    tmp_path: Path,
+) -> None:
+    journal, _ = make(tmp_path, window_bytes=1, patience_s=0.01)
+    reader = journal.attach(0, 0)
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            await journal.write(Stream.STDOUT, b"abc")
+    journal.end()
+    assert (await drained(reader))[Stream.STDOUT] == b"abc" * 3
+
+
+async def test_a_write_that_is_cancelled_took_nothing_and_loses_nothing(tmp_path: Path) -> None:
     journal, _ = make(tmp_path, memory_bytes=256 * KIB, capture_bytes=2)
     block = b"y" * 64 * KIB
-    for _ in range(20):
+    cancelled = taken = 0
+    while cancelled < 3:
         writer = asyncio.ensure_future(journal.write(Stream.STDOUT, block))
         await asyncio.sleep(0)
+        if writer.done():
+            taken += 1
+            continue
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
+        cancelled += 1
     journal.end()
-    assert (await drained(journal.attach(0, 0)))[Stream.STDOUT] == block * 20
+    assert (await drained(journal.attach(0, 0)))[Stream.STDOUT] == block * taken
 
 
 async def test_a_full_host_disk_slows_readers_down_but_takes_nothing_from_them(

@@ -232,7 +232,7 @@ async def test_leaving_the_executor_ends_every_task_and_says_so(tmp_path: Path) 
         ids = [await rig.submit(session, "run.python", CODE) for _ in range(2)]
         readers = [asyncio.ensure_future(rig.follow(session, task_id)) for task_id in ids]
         await rig.sandboxes[session.session_id].play(0)
-        await rig.tasks.__aexit__(None, None, None)
+        await rig.tasks.stop()
         for reader in readers:
             result = cancelled((await reader)[-1])
             assert "shutting down" in result.metadata.remedy
