@@ -217,7 +217,9 @@ class SessionCapacity(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Facts of the worker; "isolation.NETWORK" and the like say who holds which wall up."""
+        """Facts of the worker: who holds which wall up, as in SessionInfo.isolation, and what else it
+        tells of itself.
+        """
 
     def __init__(
         self,
