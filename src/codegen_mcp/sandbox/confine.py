@@ -3,9 +3,10 @@
 Runs as the session's user under the session's interpreter, from a zip archive in memory (with
 ``landlock.py``), so it needs nothing on disk and only the standard library of Python 3.8.
 
-The supervisor is not confined itself: a Landlock domain cannot signal or trace what is outside of
-it. The guest is the subreaper of what runs start; when the guest ends, what is left comes to the
-supervisor (prctl(2)), which kills it and ends too. So it does when the worker ends or says so.
+The guest's Landlock domain can neither signal nor trace the supervisor outside of it; the
+supervisor's own lets it signal only what is inside. The guest is the subreaper of what runs
+start; when the guest ends, what is left comes to the supervisor (prctl(2)), which kills it and
+ends too. So it does when the worker ends or says so.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ def main(settings_fd: int) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
     if os.getppid() != settings["worker"]:
         return 1  # it ended while we started
+    scoped = landlock.scope_signals() if settings["rules"] is not None else False
     guest = os.fork()
     if guest == 0:
         _become_guest(settings)
     os.write(settings["status_fd"], json.dumps({"child-pid": guest}).encode() + b"\n")
     for fd in (*settings["own_fds"], *settings["guest_fds"]):
         os.close(fd)
-    return _supervise(guest)
+    return _supervise(guest, scoped)
 
 
 def _become_guest(settings: dict[str, Any]) -> None:
@@ -56,6 +58,8 @@ def _become_guest(settings: dict[str, Any]) -> None:
         os.umask(0o022)
         os.chdir("/")
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if settings["processes"]:
+            resource.setrlimit(resource.RLIMIT_NPROC, (settings["processes"],) * 2)
         for fd in settings["own_fds"]:
             os.close(fd)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -85,12 +89,15 @@ def _seccomp(program: bytes) -> None:
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(buffer))
 
 
-def _supervise(guest: int) -> int:
+def _supervise(guest: int, scoped: bool) -> int:
     """Wait until the guest ends, or SIGTERM tells that the worker has ended or wants the end."""
     while signal.sigwait({signal.SIGCHLD, signal.SIGTERM}) == signal.SIGCHLD:
         if _reap(guest):
             break
-    _kill_all()
+    if scoped:
+        _kill_domain()
+    else:
+        _kill_descendants()
     return 0
 
 
@@ -102,7 +109,18 @@ def _reap(guest: int) -> bool:
             return pid == guest
 
 
-def _kill_all() -> None:
+def _kill_domain() -> None:
+    """Kill with one call, which no fork escapes: the domain keeps it from everything else."""
+    while True:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _kill_descendants() -> None:
     """Stop, then kill every descendant until none is left; what is stopped cannot fork."""
     while True:
         found = _living()
@@ -112,6 +130,8 @@ def _kill_all() -> None:
                     os.kill(pid, number)
         try:
             os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         except ChildProcessError:
             return
 

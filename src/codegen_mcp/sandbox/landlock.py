@@ -34,8 +34,11 @@ DEVICE = READ_FILE | WRITE_FILE
 WRITE = 0xFFFF & ~(_MAKE_CHAR | _MAKE_BLOCK | _IOCTL_DEV)
 
 _ALL_TCP = 3
-_ALL_SCOPES = 3
-"""Abstract Unix sockets, signals."""
+_ALL_SCOPES, _SIGNALS = 3, 2
+"""Abstract Unix sockets and signals."""
+
+SIGNAL_SCOPE = 6
+"""The version from which on signals can be confined."""
 
 
 def abi() -> int:
@@ -61,10 +64,23 @@ def restrict(rules: Iterable[tuple[str, int]]) -> int:
     version = abi()
     if version < 1:
         raise OSError(errno.ENOSYS, "this kernel has no Landlock")
-    libc = _libc()
     handled = _handled_files(version)
     attributes = struct.pack("QQQ", handled, _ALL_TCP, _ALL_SCOPES)
-    attributes = attributes[: 8 if version < 4 else 16 if version < 6 else 24]
+    attributes = attributes[: 8 if version < 4 else 16 if version < SIGNAL_SCOPE else 24]
+    _enter(attributes, [(path, access & handled) for path, access in rules])
+    return version
+
+
+def scope_signals() -> bool:
+    """From now on signal only what starts below this process; False where the kernel cannot."""
+    if abi() < SIGNAL_SCOPE:
+        return False
+    _enter(struct.pack("QQQ", 0, 0, _SIGNALS), [])
+    return True
+
+
+def _enter(attributes: bytes, rules: Iterable[tuple[str, int]]) -> None:
+    libc = _libc()
     ruleset = _check(
         libc.syscall(
             ctypes.c_long(_CREATE_RULESET),
@@ -75,7 +91,7 @@ def restrict(rules: Iterable[tuple[str, int]]) -> int:
     )
     try:
         for path, access in rules:
-            _add(libc, ruleset, path, access & handled)
+            _add(libc, ruleset, path, access)
         zero = ctypes.c_ulong(0)
         _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero))
         _check(
@@ -83,7 +99,6 @@ def restrict(rules: Iterable[tuple[str, int]]) -> int:
         )
     finally:
         os.close(ruleset)
-    return version
 
 
 def _add(libc: ctypes.CDLL, ruleset: int, path: str, access: int) -> None:

@@ -117,7 +117,7 @@ class LaunchedGuest:
             self._end_group()
             if not await self._both_ended(END_TIMEOUT_S - _PATIENCE_S):
                 raise SandboxUnavailable(
-                    f"processes {self.processes()!r} of a sandbox do not end; look at their "
+                    f"processes {self.processes()[:10]!r} of a sandbox do not end; look at their "
                     "state in /proc/PID/stack"
                 )
         await self._end_strays()

@@ -41,9 +41,6 @@ from codegen_mcp.sandbox.launcher import Spawner
 from codegen_mcp.sandbox.preconditions import check_directories, check_identity
 from codegen_mcp.sandbox.probe import enforcement, self_test
 
-SIGNAL_SCOPE_ABI = 6
-"""From this Landlock version on nothing outside can be signalled, and kill(-1) is safe."""
-
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 _PUBLIC = (
@@ -58,6 +55,8 @@ _PUBLIC = (
     "/proc/filesystems",
     "/sys/devices/system/cpu",
 )
+_MARGIN = 256
+"""For sessions that share the worker's user: RLIMIT_NPROC counts them all, and the worker."""
 _PLACES = ("workspace", "venv", "tmp")
 """Below the volume's root; the last is made here, as TMPDIR."""
 
@@ -130,13 +129,10 @@ class ProcessBackend:
         abi = landlock.abi()
         version = f"landlock-{abi}" if self._hardened else ""
         own_uid = self._config.identity is not None
-        strong = {
-            "memory": Enforcement.RLIMIT,
-            "pids": Enforcement.RLIMIT if own_uid else Enforcement.NONE,
-        }
+        strong = dict.fromkeys(("memory", "pids"), Enforcement.RLIMIT)
         if self._hardened:
             strong |= dict.fromkeys(("filesystem", "network", "syscalls"), Enforcement.KERNEL)
-            if own_uid or abi >= SIGNAL_SCOPE_ABI:
+            if own_uid or abi >= landlock.SIGNAL_SCOPE:
                 strong["processes"] = Enforcement.KERNEL
         return await self_test(
             self, self._config, self.level, enforcement(self._config, strong), version=version
@@ -164,10 +160,10 @@ class ProcessBackend:
                 workspace=f"{link}/workspace",
                 venv=f"{link}/venv",
                 init=False,
-                own_uid=self._hardened and abi >= SIGNAL_SCOPE_ABI,
+                own_uid=self._hardened and abi >= landlock.SIGNAL_SCOPE,
                 proc=False,
             )
-            settings = {
+            settings: dict[str, object] = {
                 "worker": os.getpid(),
                 "status_fd": status_fd,
                 "own_fds": [status_fd, archive],
@@ -175,6 +171,7 @@ class ProcessBackend:
                 "argv": argv,
                 "env": dict(GUEST_ENV),
                 "rules": self._rules(spec) if self._hardened else None,
+                "processes": 0 if spec.identity else _count_tasks() + spec.limits.pids + _MARGIN,
                 "seccomp": seccomp.build(shared_host=True).hex() if self._hardened else "",
             }
             words = out.data(json.dumps(settings).encode())
@@ -245,6 +242,17 @@ def point(link: Path, target: Path) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
     os.replace(fresh, link)
+
+
+def _count_tasks() -> int:
+    """Threads of all processes of this user: what RLIMIT_NPROC counts."""
+    own = os.geteuid()
+    count = 0
+    for pid in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if pid.isdecimal() and os.stat(f"/proc/{pid}").st_uid == own:
+                count += len(os.listdir(f"/proc/{pid}/task"))
+    return count
 
 
 def _python(spec: SandboxSpec) -> str:

@@ -47,7 +47,7 @@ for number in range(1, 65):
         code="os.kill(GUEST, signal.SIGSTOP)",
         ends_by=(*_ENDED, EndedBy.WORKER_LOST, EndedBy.TIMEOUT),
         then=_ALIVE,
-        timeout_s=3,
+        timeout_s=1,
     ),
     Attack(
         name="kill everything that can be signalled",

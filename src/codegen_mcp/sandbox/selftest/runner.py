@@ -24,6 +24,8 @@ with open("secret.txt", "w") as f:
 print("up", flush=True)
 time.sleep(3600)
 """
+SHARED_USER = "shared-user"
+"""All sessions run as the worker's own user, without a namespace."""
 _PROCESS_LEVELS = (IsolationLevel.PROCESS_HARDENED, IsolationLevel.PROCESS_BARE)
 
 
@@ -51,6 +53,11 @@ class _Output:
         return "no verdict: " + (errors[-1] if errors else text[-200:].strip() or "silence")
 
 
+def known_gaps(attack: Attack, weaknesses: frozenset[str]) -> list[str]:
+    """Return why an attack gets through where these weaknesses are."""
+    return [attack.gaps[name] for name in sorted(weaknesses & set(attack.gaps))]
+
+
 def conditions(config: BackendConfig, level: IsolationLevel) -> frozenset[str]:
     """Return what is known to be weaker here; an attack's ``gaps`` name these."""
     found = {level.value}
@@ -59,9 +66,7 @@ def conditions(config: BackendConfig, level: IsolationLevel) -> frozenset[str]:
     if config.volumes is None:
         found.add("no-disk-limit")
     if level in _PROCESS_LEVELS and config.identity is None:
-        found.add("shared-user")
-        if "pids" not in controllers:
-            found.add("no-pids-limit")
+        found.add(SHARED_USER)
     return frozenset(found)
 
 
@@ -131,7 +136,7 @@ class Campaign:
         started = time.monotonic()
         held, seen = await self._judge(place, attack, facts)
         verdict = Verdict.HELD if held else Verdict.FAILED
-        reasons = [attack.gaps[name] for name in sorted(self._conditions & set(attack.gaps))]
+        reasons = known_gaps(attack, self._conditions)
         if not held and reasons:
             verdict, seen = Verdict.GAP, f"{reasons[0]} ({seen})"
         if not place.sandbox.alive:
