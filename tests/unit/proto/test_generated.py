@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from codegen_mcp._proto.codegen.v1 import worker_lifecycle_pb2 as _loads_them_all  # noqa: F401
 from codegen_mcp._proto.pool import POOL
 
 ROOT = Path(__file__).parent.parent.parent.parent
