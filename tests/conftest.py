@@ -1,0 +1,25 @@
+"""Fixtures of all suites."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from codegen_mcp.testing.worker import start_worker_process, state_directory
+
+
+@pytest.fixture(scope="session")
+def shared_worker() -> Iterator[str]:
+    """Address of one real worker process for the tests that need no other than any worker."""
+    with asyncio.Runner() as runner:
+        directory = state_directory()
+        state = runner.run(directory.__aenter__())
+        worker = runner.run(start_worker_process(state, max_sessions=32, pool_size=2))
+        try:
+            yield worker.address
+        finally:
+            code = runner.run(worker.stop())
+            runner.run(directory.__aexit__(None, None, None))
+    assert code == 0
