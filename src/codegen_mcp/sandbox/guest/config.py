@@ -9,7 +9,7 @@ import sys
 class Config:
     """Parsed arguments, and facts of the interpreter before any session code ran."""
 
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(self, argv: list[str], bare: frozenset[str]) -> None:
         self.guest = os.path.dirname(argv[0])
         self.control_fd = int(argv[1])
         self.workspace, self.venv, self.site = argv[2:5]
@@ -20,8 +20,8 @@ class Config:
         self.warm_kib = int(flags[flags.index("--warm-mib") + 1]) * 1024 if self.init else 0
         self.warm_failed = False
         self.template = sys.prefix
-        self.modules = frozenset(sys.modules)
-        """Of a bare interpreter; what comes later is the guest's and goes before code runs."""
+        self.modules = bare
+        """Of a bare interpreter; all others are the guest's and go before code runs."""
 
     @property
     def may_warm(self) -> bool:

@@ -1,54 +1,67 @@
 """The end of a program, step by step as Py_FinalizeEx does it (CPython, Python/pylifecycle.c).
 
-A fork cannot finalize its interpreter cheaply; a bare ``os._exit`` would lose what is not flushed.
+To finalize a forked interpreter takes several milliseconds; a bare ``os._exit`` would lose what is
+not flushed.
 """
 
 from __future__ import annotations
 
-import atexit
+import _thread
+import builtins
 import gc
 import io
 import os
 import sys
+from _weakref import ref
+
+import frames
 
 TYPE_CHECKING = False  # importing typing would cost memory in every session
 if TYPE_CHECKING:
+    from types import ModuleType, TracebackType
+
     from program import Program
 
 FLUSH_FAILED = 120
 """What an interpreter exits with when its standard streams cannot be flushed."""
 INTERRUPTED = -1
 """Not a status: the process ends itself by SIGINT, as an interpreter does."""
+_SPECIAL = (
+    *("path", "argv", "ps1", "ps2", "last_type", "last_value", "last_traceback", "last_exc"),
+    *("path_hooks", "path_importer_cache", "meta_path", "__interactivehook__"),
+)
 
 
-def report(error: BaseException, program: Program, executable: str) -> int:
+def report(error: BaseException, program: Program) -> int:
     """Print an uncaught exception as the interpreter would; returns the exit status."""
     if isinstance(error, SystemExit):
         return system_exit(error)
-    if program.is_file and error is program.error and isinstance(error, OSError):
-        print_error(
-            f"{executable}: can't open file {program.path!r}: "
-            f"[Errno {error.errno}] {error.strerror}"
-        )
-        return 2
-    trace = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    error = error.with_traceback(trace)
-    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
+    error = error.with_traceback(own_part(error.__traceback__))
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
     if sys.version_info >= (3, 12):
         sys.last_exc = error
     try:
         if not program.is_file and sys.excepthook is sys.__excepthook__ and program.is_main():
             show(error, program)
         else:
-            sys.excepthook(type(error), error, trace)
+            frames.call(sys.excepthook, type(error), error, error.__traceback__)
     except SystemExit as exit_error:
         return system_exit(exit_error)
     except BaseException as hook_error:
-        print_error("Error in sys.excepthook:")
-        sys.__excepthook__(type(hook_error), hook_error, hook_error.__traceback__)
-        print_error("\nOriginal exception was:")
-        sys.__excepthook__(type(error), error, trace)
+        print_error("Error in sys.excepthook:\n")
+        trace = own_part(hook_error.__traceback__)
+        sys.__excepthook__(type(hook_error), hook_error.with_traceback(trace), trace)
+        print_error("\nOriginal exception was:\n")
+        sys.__excepthook__(type(error), error, error.__traceback__)
     return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+
+
+def own_part(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the frames of the guest that it begins with."""
+    here = os.path.dirname(__file__)
+    while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == here:
+        trace = trace.tb_next
+    return trace
 
 
 def show(error: BaseException, program: Program) -> None:
@@ -69,43 +82,57 @@ def system_exit(error: SystemExit) -> int:
     if isinstance(code, int):
         return code & 0xFF if -(2**63) <= code < 2**63 else 0xFF
     flush(sys.stdout)
-    print_error(str(code))
+    try:
+        print_error(str(code))
+    except BaseException:
+        pass
+    print_error("\n")
     return 1
 
 
 def print_error(text: str) -> None:
     """Print to what is sys.stderr now, quietly when it is gone."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(text)
+        sys.stderr.flush()
     except Exception:
         pass
 
 
 def end(status: int, before: set[str]) -> None:
-    """Join threads, run exit functions, flush, let go of every module; never returns."""
+    """Join threads, run exit functions, flush, let go of every module; never returns.
+
+    Args:
+        status: Exit status, or INTERRUPTED.
+        before: Names of the modules that were there when the program began.
+    """
     threading = sys.modules.get("threading")
     if threading is not None:
         try:
-            threading._shutdown()
+            frames.call(threading._shutdown)
         except BaseException as error:
-            unraisable(error, threading, "Exception ignored in")
-    try:
-        atexit._run_exitfuncs()  # type: ignore[attr-defined]
-    except BaseException:
-        pass  # it printed it (Python 3.9 and older raise it as well)
+            unraisable(error, threading)
+    if "atexit" in sys.modules:
+        try:
+            frames.call(sys.modules["atexit"]._run_exitfuncs)
+        except BaseException:
+            pass  # it printed it (Python 3.9 and older raise it as well)
+    if _thread._count() and status != INTERRUPTED:  # type: ignore[attr-defined]
+        # Threads that nobody waits for must not find modules that are half gone.
+        frames.end_natively(status)
     flushed = flush(sys.stdout)
-    flushed &= flush(sys.stderr)
-    release(before)
+    flushed &= flush(sys.stderr, quiet=True)
+    if not _thread._count():  # type: ignore[attr-defined]
+        release(before)
+    flush_files()
     for stream in (sys.stdout, sys.__stdout__, sys.stderr, sys.__stderr__):
         flushed &= flush(stream, quiet=True)
-    if not flushed:
-        status = FLUSH_FAILED
     if status == INTERRUPTED:
         import _signal
 
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
         os.kill(os.getpid(), _signal.SIGINT)
-    os._exit(status & 0xFF)
+    os._exit(status & 0xFF if flushed else FLUSH_FAILED)
 
 
 def flush(stream: object, quiet: bool = False) -> bool:
@@ -113,54 +140,80 @@ def flush(stream: object, quiet: bool = False) -> bool:
     if stream is None or getattr(stream, "closed", False):
         return True
     try:
-        stream.flush()  # type: ignore[attr-defined]
+        frames.call(stream.flush)  # type: ignore[attr-defined]
     except BaseException as error:
         if not quiet:
-            unraisable(error, stream, "Exception ignored in")
+            unraisable(error, stream)
         return False
     return True
 
 
-def unraisable(error: BaseException, what: object, where: str) -> None:
-    """Print as sys.unraisablehook does for an exception that nobody can catch."""
-    print_error(f"{where}: {what!r}\n{type(error).__name__}: {error}")
+def unraisable(error: BaseException, what: object) -> None:
+    """Hand an exception that nobody can catch to sys.unraisablehook."""
+
+    class Raises:
+        def __del__(self) -> None:
+            raise error
+
+    hook = sys.unraisablehook
+    seen: list[sys.UnraisableHookArgs] = []
+    sys.unraisablehook = seen.append
+    Raises()  # the only way to the type of the hook's argument
+    sys.unraisablehook = hook
+    trace = own_part(error.__traceback__)
+    error = error.with_traceback(trace)
+    make = type(seen[0])
+    try:
+        frames.call(hook, make((type(error), error, trace, None, what)))  # type: ignore[call-arg]
+    except BaseException:
+        pass
 
 
 def release(before: set[str]) -> None:
-    """Let go of ``__main__`` and of what was imported since, newest first, as at an end.
+    """Let go of ``__main__`` and of what was imported since (finalize_modules in import.c).
 
-    Files that are still open flush when they go. What something older still holds is flushed
-    where it lies.
+    What older modules hold stays; so do they, without their names.
     """
-    if sys.stdout is not sys.__stdout__:
-        sys.stdout = sys.__stdout__
-    if sys.stderr is not sys.__stderr__:
-        sys.stderr = sys.__stderr__
-    for name in ("last_type", "last_value", "last_traceback", "last_exc", "ps1", "ps2"):
+    if gc.isenabled():
+        frames.call(gc.collect)
+    sys.is_finalizing = (True).__bool__
+    builtins._ = None  # type: ignore[attr-defined]
+    for name in _SPECIAL:
         if hasattr(sys, name):
             setattr(sys, name, None)
-    names = [n for n in sys.modules if n not in before and n not in ("atexit", "gc", "threading")]
-    modules = [sys.modules.pop(name) for name in ["__main__", *names] if name in sys.modules]
-    main, rest = modules[:1], modules[1:]
-    for module in main:
-        clear(getattr(module, "__dict__", {}))
-    gc.collect()
-    for module in reversed(rest):
-        namespace = getattr(module, "__dict__", None)
-        if isinstance(namespace, dict) and getattr(module, "__file__", None):
-            clear(namespace)
-    del modules, main, rest
-    gc.collect()
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
+    new = [name for name in sys.modules if name == "__main__" or name not in before]
+    left = [ref(module) for module in map(sys.modules.get, new) if type(module) is type(sys)]
+    kept = [module for name, module in sys.modules.items() if name not in new]
+    frames.call(sys.modules.update, dict.fromkeys(list(sys.modules)))
+    frames.call(sys.modules.clear)
+    frames.call(gc.collect)
+    for place in reversed(left):
+        module = place()
+        if module is not None:
+            clear(module)
+    del module, kept
+    frames.call(gc.collect)
+
+
+def clear(module: ModuleType) -> None:
+    """Set a module's names to None, those with one underscore first (_PyModule_ClearDict)."""
+    namespace = module.__dict__
+    for private in (True, False):
+        names = [
+            name
+            for name, value in namespace.items()
+            if value is not None
+            and isinstance(name, str)
+            and (name[:1] == "_" and name[1:2] != "_") is private
+            and name != "__builtins__"
+        ]
+        frames.call(namespace.update, dict.fromkeys(names))
+
+
+def flush_files() -> None:
+    """Flush the files that something older than the program still holds."""
     for item in gc.get_objects():
         if isinstance(item, (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)):
             if not item.closed and item.writable():
                 flush(item, quiet=True)
-
-
-def clear(namespace: dict[str, object]) -> None:
-    """Set names to None, those with one underscore first (_PyModule_Clear)."""
-    for private in (True, False):
-        for name in list(namespace):
-            single = name[:1] == "_" and name[1:2] != "_"
-            if single is private and name != "__builtins__":
-                namespace[name] = None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import _signal
-import gc
 import os
 import sys
 
 
 def harden(init: bool) -> None:
     """Make this process one that code inside cannot signal, trace, read or catch with a secret."""
+    import _signal
+
     from kernel import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
 
     # The kernel drops signals to a namespace's init that it has no handler for.
@@ -28,11 +28,14 @@ def harden(init: bool) -> None:
 
 def main() -> None:
     """Serve until the worker closes the control socket."""
+    # pwd comes in because there is no HOME here.
+    bare = frozenset(sys.modules) - {"__future__", "pwd"}
     import _socket
+    import gc
 
     from config import Config
 
-    config = Config(sys.argv)
+    config = Config(sys.argv, bare)
     from loop import Guest
 
     harden(config.init)

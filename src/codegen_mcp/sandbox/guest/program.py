@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
 import finish
+import frames
 
 TYPE_CHECKING = False  # importing typing would cost memory in every session
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ class Program:
         """What tracebacks show: absolute for a file since Python 3.9."""
         self.code: object = None
         self.error: BaseException | None = None
+        self.warnings = ""
+        """What the compiler printed."""
         self.process = os.getpid()
         self.entries: list[str] = []
         """What lies in site-packages, once that was read."""
@@ -43,7 +47,8 @@ class Program:
         return os.path.dirname(os.path.realpath(self.path)) if self.is_file else ""
 
     def load(self) -> None:
-        """Read and compile; what goes wrong is kept and told when the program starts."""
+        """Read and compile; what is to be said of that is kept until the program starts."""
+        stderr, sys.stderr = sys.stderr, io.StringIO()
         try:
             if self.is_file:
                 with open(self.path, "rb") as file:
@@ -52,11 +57,19 @@ class Program:
                 self.code = compile(self.source, self.path, "exec", dont_inherit=True)
         except BaseException as error:
             self.error = error.with_traceback(None)
+        self.warnings = sys.stderr.getvalue()
+        sys.stderr = stderr
 
     def direct_argv(self, python: str) -> list[str] | None:
-        """Arguments that leave all to the interpreter: for a zip, a directory or bytecode."""
+        """Arguments that leave all to the interpreter: for a zip, a directory or bytecode.
+
+        Also for a file that cannot be read or compiled: nobody else words its errors so well.
+        """
         special = self.is_file and (
-            self.path.endswith(".pyc") or os.path.isdir(self.path) or self.source[:2] == b"PK"
+            self.error is not None
+            or self.path.endswith(".pyc")
+            or os.path.isdir(self.path)
+            or self.source[:2] == b"PK"
         )
         return [python, self.name, *self.arguments] if special else None
 
@@ -127,20 +140,25 @@ class Program:
         sys.modules["__main__"] = main
         before = set(sys.modules)
         status = 0
+        finish.print_error(self.warnings)
         try:
             if self.error is not None:
                 raise self.error
-            exec(self.code, names)  # type: ignore[arg-type]
+            frames.call(exec, self.code, names)
         except BaseException as error:
-            status = finish.report(error, self, executable)
+            status = finish.report(error, self)
+        del main, names
         finish.end(status, before)
 
 
-def forget_guest(config: Config) -> None:
-    """Take the guest's own modules out, so that a program finds a bare interpreter."""
+def forget_guest(config: Config, warm: bool = False) -> None:
+    """Take out what the guest imported, so that a program finds a bare interpreter.
+
+    Warm imports may hold what the guest imported from the standard library, so that stays.
+    """
     for name in [name for name in sys.modules if name not in config.modules]:
         file = getattr(sys.modules[name], "__file__", None) or ""
-        if file.startswith(config.guest + "/"):
+        if not warm or file.startswith(config.guest + "/"):
             del sys.modules[name]
 
 
@@ -174,8 +192,6 @@ def open_streams() -> None:
 
     Line buffered, so that what was printed is out before a run may be killed.
     """
-    import io
-
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         old = getattr(sys, "__" + name + "__")
         raw = io.FileIO(number, mode + "b", closefd=False)

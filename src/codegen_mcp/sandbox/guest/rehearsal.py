@@ -37,7 +37,7 @@ def rehearse(config: Config) -> None:
         exec(trial.code, namespace)  # type: ignore[arg-type]
         for name, value in list(os.environb.items()):
             os.environb[name] = value
-        finish.clear(namespace)
+        finish.clear(main)
         list(sys.modules)
         set(sys.path)
         gc.collect()

@@ -8,6 +8,7 @@ import sys
 
 def main() -> None:
     """Run the payload; never returns."""
+    bare = frozenset(sys.modules) - {"__future__"}
     from codec import decode
     from program import Program
 
@@ -23,8 +24,8 @@ def main() -> None:
     program.load()
     sys.path.remove(Place.guest)
     sys.path_importer_cache.pop(Place.guest, None)
-    for own in ("codec", "finish", "program"):
-        sys.modules.pop(own, None)
+    for own in sys.modules.keys() - bare:
+        del sys.modules[own]
     program.run(sys.executable)
 
 

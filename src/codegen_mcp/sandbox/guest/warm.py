@@ -137,7 +137,8 @@ def serve(config: Config, channel: _socket.socket, names: frozenset[str]) -> Non
     gc.enable()
     if has_startup_code(config.site_packages):
         return
-    keep = {name: sys.modules[name] for name in sys.modules if name not in config.modules}
+    # A package may have modules of the same names.
+    program.forget_guest(config, warm=True)
     program.become_environment(config)
     program.add_packages(config, os.listdir(config.site_packages))
     import _signal
@@ -145,7 +146,6 @@ def serve(config: Config, channel: _socket.socket, names: frozenset[str]) -> Non
     _signal.alarm(int(IMPORT_S))
     loaded = {name for name in sorted(names) if load(name)}
     _signal.alarm(0)
-    sys.modules.update(keep)
     gc.collect()
     gc.freeze()
     if not loaded or resident_kib() > config.warm_kib:

@@ -1,5 +1,6 @@
 import bz2
 import gzip
+import io
 import lzma
 import os
 
@@ -10,7 +11,7 @@ files = [
 ]
 for file in files:
     file.write(b"compressed, never closed\n" * 10)
-text = gzip.open("d.gz", "wt")
+text = io.TextIOWrapper(gzip.GzipFile("d.gz", "wb", mtime=0))
 text.write("text\n")
 text.flush()
 print(sorted(name for name in os.listdir(".") if name[1:2] == "."))
