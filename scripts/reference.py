@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from codegen_mcp.core import errors
-from codegen_mcp.server.status import status_of
+from codegen_mcp.server.status import code_of
 from codegen_mcp.settings import Settings
 from codegen_mcp.tools.registry import TOOLS
 
@@ -33,8 +33,8 @@ def settings() -> str:
     rows = [
         "# Settings\n",
         NOTE,
-        "Set by environment variable or, where there is one, by flag (`codegen-mcp worker --help`);",
-        "flags win. Sizes are bytes, durations seconds. `codegen-mcp config` prints what is in force.\n",
+        "Set by environment variable or, where there is one, by flag (`codegen-mcp worker --help`).",
+        "Flags win. Sizes are bytes, durations seconds; `codegen-mcp config` prints what holds.\n",
         "| variable | default | meaning |",
         "| --- | --- | --- |",
     ]
@@ -62,17 +62,19 @@ def error_table() -> str:
     rows = [
         "# Errors\n",
         NOTE,
-        "A call that fails has a gRPC status and, in its details, an `ErrorInfo` with a stable reason",
-        "(domain `codegen.v1`), a `RequestInfo` with the request's id and, where it helps, a `RetryInfo`.",
-        "A tool that cannot do its part ends its stream with a `TaskError` whose `code` is the status",
-        "name. A program that fails is neither: it is a result with `ended_by` and `remedy`.\n",
+        "A call that fails has a gRPC status and, in its details, an `ErrorInfo` with a stable",
+        "reason (domain `codegen.v1`), a `RequestInfo` with the request's id and, where it helps,",
+        "a `RetryInfo`. A tool that cannot do its part ends its stream with a `TaskError` whose",
+        "`code` is the status name. A program that fails is neither: it is a result with",
+        "`ended_by` and `remedy`.\n",
         "| reason | status | try again | meaning |",
         "| --- | --- | --- | --- |",
     ]
     for kind in error_classes(errors.WorkerError):
         meaning = (kind.__doc__ or "").strip().splitlines()[0]
+        meaning = "A fault of the worker." if kind is errors.WorkerError else meaning
         again = "yes" if kind.retriable else "no"
-        rows.append(f"| `{kind.reason}` | {status_of(kind).name} | {again} | {meaning} |")
+        rows.append(f"| `{kind.reason}` | {code_of(kind('')).name} | {again} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 

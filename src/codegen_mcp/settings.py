@@ -36,17 +36,22 @@ class Settings(BaseSettings):
     insecure_no_auth: bool = False
     """Accept that anybody who reaches the address may run code."""
     log_level: Literal["debug", "info", "warn", "warning", "error"] = "info"
+    """JSON lines on standard error from this level on."""
 
     base_workspace: Path = Path("/tmp/workspaces")
     """State directory: sessions, pool, wheelhouse. One worker at a time."""
     max_sessions: int = Field(default=5, ge=1, le=10_000)
+    """Sessions at once; more are refused with a hint when to try again."""
     pool_size: int = Field(default=2, ge=0, le=1_000)
     """Sandboxes booted ahead when nothing is known of the demand; 0 is none."""
     max_concurrent_runs: int = Field(default=0, ge=0)
     """Runs at once on this worker; 0 is four for each core."""
     idle_timeout_s: float = Field(default=1800.0, gt=0)
+    """A session that was not used for so long is ended; it may ask for another time."""
     max_age_s: float = Field(default=24 * 3600.0, gt=0)
+    """After this a session is ended, used or not."""
     drain_grace_s: float = Field(default=20.0, ge=0)
+    """How long running tasks may go on when the worker or a session ends gently."""
 
     sandbox: str = Field(default="auto", validation_alias="WORKER_SANDBOX")
     """auto, bubblewrap, process-hardened or process-bare."""
@@ -55,6 +60,7 @@ class Settings(BaseSettings):
     uid_range: str = "200000-265535"
     """Host uids for sessions of a root worker."""
     volume: Literal["auto", "loop", "plain"] = "auto"
+    """Where sessions' bytes lie: a file system of reserved size (root), or a watched directory."""
     disk_overcommit: bool = False
     """Promise more disk than there is; a watcher stops writers before the host is full."""
     disk_reserve_bytes: int = Field(default=1 * GIB, ge=0)
@@ -65,18 +71,27 @@ class Settings(BaseSettings):
     """Keep the worker's mounts in a namespace of its own, which the kernel clears when it dies."""
 
     memory_bytes: int = Field(default=512 * MIB, gt=0)
+    """Memory of a session that asks for none; so for CPU, disk and processes below."""
     cpu_millicores: int = Field(default=1000, gt=0)
+    """1000 is one core."""
     disk_bytes: int = Field(default=1 * GIB, gt=0)
+    """Workspace and environment together."""
     pids: int = Field(default=256, gt=0)
+    """Processes and threads at once."""
     output_bytes: int = Field(default=64 * MIB, gt=0)
+    """What one run may print; more ends it."""
     task_timeout_s: float = Field(default=60.0, gt=0)
+    """Wall time of a task that names none."""
     max_task_timeout_s: float = Field(default=3600.0, gt=0)
+    """The longest wall time that a task may ask for."""
     task_cpu_s: float = Field(default=0.0, ge=0)
     """CPU-time budget of one run; 0 is none."""
     max_memory_bytes: int = Field(default=8 * GIB, gt=0)
     """The most that a session may ask for; likewise the two below."""
     max_cpu_millicores: int = Field(default=64_000, gt=0)
+    """See above."""
     max_disk_bytes: int = Field(default=16 * GIB, gt=0)
+    """See above."""
     result_output_bytes: int = Field(default=1 * MIB, ge=2 * KIB, le=1 * MIB)
     """Head and tail kept of each stream in a result."""
     task_queue: int = Field(default=16, ge=0)
@@ -89,7 +104,9 @@ class Settings(BaseSettings):
     package_index_urls: str = ""
     """Space-separated; the first is the default. Empty: the default index of pip."""
     package_index_offline: bool = False
+    """Install only what the wheelhouse has."""
     wheelhouse_bytes: int = Field(default=4 * GIB, gt=0)
+    """Size of the shared wheelhouse; what was unused for longest goes first."""
 
     @field_validator("base_workspace")
     @classmethod
