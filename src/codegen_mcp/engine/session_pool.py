@@ -215,6 +215,7 @@ class SessionPool:
                 self._sessions[session.session_id] = session
             finally:
                 self._creating -= 1
+                self._warm.nudge()
         except WorkerError as error:
             self._hooks.session_refused(reason=error.reason)
             raise
@@ -389,6 +390,7 @@ class SessionPool:
                     )
                 finally:
                     place.leave()
+                    self._warm.nudge()
 
 
 def _draining() -> Draining:

@@ -161,7 +161,8 @@ class WarmPool:
     @property
     def settled(self) -> bool:
         """Whether nothing boots, and nothing needs to."""
-        return not self._booting and (self._closed or self._next() is None)
+        quiet = not (self._booting or self._busy())
+        return quiet and (self._closed or self._next() is None)
 
     def nudge(self) -> None:
         """There may be room now that was not there before."""
