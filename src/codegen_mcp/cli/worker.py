@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
@@ -53,6 +54,8 @@ def worker(
         sandbox=sandbox,
         require_isolation=require_isolation,
     )
+    # gRPC need not survive a fork here (children exec at once), and would warn at each.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     import uvloop
 
     from codegen_mcp.bootstrap import serve
