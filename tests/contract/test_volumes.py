@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def state(tmp_path: Path) -> Iterator[Path]:
     directory.mkdir()
     with nothing_left(tmp_path):
         yield directory
+    shutil.rmtree(directory)  # reserved images are too large to be kept for a look
 
 
 @pytest.fixture(params=["loop", "plain"])
@@ -187,10 +189,10 @@ async def test_promises_take_from_the_room_before_anything_is_written(
     slot = state / "large"
     slot.mkdir()
     before = driver.free_bytes()
-    volume = await driver.create(slot, 2 * GIB, IDENTITY)
+    volume = await driver.create(slot, min(2 * GIB, before // 2), IDENTITY)
     try:
         # Other tests write to the same file system meanwhile.
-        assert before - driver.free_bytes() > GIB
+        assert before - driver.free_bytes() > min(GIB, before // 4)
     finally:
         await volume.detach()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -32,6 +33,7 @@ SIZE = 16 * MIB
 def home(tmp_path: Path) -> Iterator[Path]:
     with nothing_left(tmp_path):
         yield tmp_path
+    shutil.rmtree(tmp_path)  # reserved images are too large to be kept for a look
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def _detect_v2(
                 continue
             driver = cgroup_v2.V2Driver(candidate, unified.mount_point, name, memory_bytes)
         except OSError as error:
-            for controller in cgroup_v2.CONTROLLERS:
+            for controller in (*cgroup_v2.CONTROLLERS, "freezer"):
                 refused.setdefault(controller, _reason(error, candidate))
             continue
         try:

@@ -82,7 +82,8 @@ class V1Cgroup:
         names = ["memory.limit_in_bytes"]
         if self._has_memsw:
             # memory <= memory+swap holds at every moment, so that the order depends on the way.
-            rising = memory_bytes > int(self._read("memory", "memory.memsw.limit_in_bytes"))
+            above = self._paths["memory"] / "memory.memsw.limit_in_bytes"
+            rising = memory_bytes > int(self._fs.read(above))
             names.insert(0 if rising else 1, "memory.memsw.limit_in_bytes")
         try:
             for name in names:

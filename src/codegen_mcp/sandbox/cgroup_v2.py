@@ -8,6 +8,7 @@ Documentation/admin-guide/cgroup-v2.rst ("No Internal Process Constraint", "Dele
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ CONTROLLERS = ("memory", "pids", "cpu")
 PERIOD_US = 100_000
 KILL_WITHIN_S = 0.1
 CLEAR_WITHIN_S = 2.0
+LEAF = re.compile(r"codegen-[0-9a-z]+-worker")
 
 
 class V2Cgroup:
@@ -203,7 +205,11 @@ class V2Cgroup:
 
 
 class V2Driver:
-    """Groups below ``<own>/<name>``; the worker itself moves to ``<own>/<name>-worker``."""
+    """Groups below ``<own>/<name>``; the worker itself moves to ``<own>/<name>-worker``.
+
+    One that starts in such a leaf (of a worker before it, or of one that moved their common shell)
+    stays there and builds beside it.
+    """
 
     def __init__(
         self, own: Path, top: Path, name: str, memory_bytes: int, fs: CgroupFs | None = None
@@ -221,13 +227,13 @@ class V2Driver:
             OSError: Not delegated, or other processes are in ``own`` (EBUSY).
         """
         self._fs = fs or KernelCgroupFs()
-        self._own = own
+        inherited = LEAF.fullmatch(own.name) is not None
+        self._own = own.parent if inherited else own
         self._top = top
-        self._parent = own / name
-        self._leaf = own / f"{name}-worker"
-        self._is_host_root = not self._fs.exists(own / "cgroup.type")
-        self._moved: list[int] = []
-        self._enabled: list[str] = []
+        self._parent = self._own / name
+        self._leaf = own if inherited else own / f"{name}-worker"
+        self._is_host_root = not self._fs.exists(self._own / "cgroup.type")
+        self._enabled = self._enabled_below(self._own) if inherited else []
         try:
             self._build(memory_bytes)
         except BaseException:
@@ -266,7 +272,8 @@ class V2Driver:
         if not remove_group(self._fs, self._parent) or self._is_host_root:
             return
         with suppress(OSError):
-            self._disable(self._own)
+            for controller in self._enabled:
+                self._fs.write(self._own / "cgroup.subtree_control", f"-{controller}")
             for pid in numbers(self._fs.read(self._leaf / "cgroup.procs")):
                 self._fs.write(self._own / "cgroup.procs", str(pid))
             remove_group(self._fs, self._leaf)
@@ -296,10 +303,6 @@ class V2Driver:
                 self._fs.write(group / "cgroup.subtree_control", f"+{controller}")
                 if group == self._own:
                     self._enabled.append(controller)
-
-    def _disable(self, group: Path) -> None:
-        for controller in self._enabled:
-            self._fs.write(group / "cgroup.subtree_control", f"-{controller}")
 
     def _enabled_below(self, group: Path) -> list[str]:
         return self._fs.read(group / "cgroup.subtree_control").split()

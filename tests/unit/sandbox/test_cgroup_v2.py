@@ -100,6 +100,17 @@ def test_closing_while_a_session_lives_leaves_it_alone(
     assert set(kernel.groups) == {TOP, OWN}
 
 
+def test_one_that_starts_in_a_leaf_builds_beside_it(kernel: FakeCgroup2, driver: V2Driver) -> None:
+    leaf = OWN / f"{NAME}-worker"
+    other = V2Driver(leaf, TOP, "codegen-fedcba9876543210", CAP, kernel)
+    assert other.controllers == driver.controllers
+    driver.close()  # cannot put things back while the other is there
+    assert kernel.groups[leaf].processes == {os.getpid(), os.getppid()}
+    other.close()
+    assert set(kernel.groups) == {TOP, OWN}
+    assert kernel.groups[OWN].processes == {os.getpid(), os.getppid()}
+
+
 def test_only_what_is_offered_is_enabled() -> None:
     kernel = FakeCgroup2(TOP, controllers=("memory",))
     kernel.add(OWN, os.getpid())
