@@ -27,19 +27,32 @@ from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import GIB, ResourceLimits, RunLimits
 from codegen_mcp.core.task import Argv, Command, Outcome, Stream
 from codegen_mcp.languages.base import InstallRequest, InstallResult
+from codegen_mcp.languages.python.environment import make_environment
+from codegen_mcp.languages.python.fetcher import PackageFetcher
+from codegen_mcp.languages.python.fetcher_sandbox import confine
 from codegen_mcp.languages.python.guest_install import install_guest
 from codegen_mcp.languages.python.installer import UvInstaller
-from codegen_mcp.languages.python.language import PythonLanguage
+from codegen_mcp.languages.python.interpreters import InterpreterDiscovery
+from codegen_mcp.languages.python.language import install_uv
 from codegen_mcp.languages.python.packages import PackageConfig
+from codegen_mcp.languages.python.wheelhouse import Wheelhouse
 from codegen_mcp.sandbox.backend_config import BackendConfig
-from codegen_mcp.sandbox.base import HostIdentity, Sandbox, SandboxSpec
-from codegen_mcp.sandbox.bubblewrap import BubblewrapBackend
+from codegen_mcp.sandbox.base import TOOLS, WHEELS, HostIdentity, Sandbox, SandboxSpec
+from codegen_mcp.sandbox.bubblewrap import BubblewrapBackend, find_bubblewrap
 from codegen_mcp.sandbox.volumes.plain import PlainDriver, PlainVolume
 from codegen_mcp.sandbox.volumes.space import VolumeConfig
 
 ROOT = os.geteuid() == 0
-FETCHER_UID = 265_500
-FIRST_SESSION_UID = 264_000
+FIRST_UID = 264_000
+
+
+def identity(number: int) -> HostIdentity | None:
+    """A host user of these tests; none where they do not run as root."""
+    return HostIdentity(uid=FIRST_UID + number, gid=FIRST_UID + number) if ROOT else None
+
+
+FETCHER = identity(999)
+FIRST_SESSION = identity(1)
 
 
 @dataclass
@@ -76,6 +89,9 @@ class PackageIndex:
 
     def wheel(self, name: str, version: str = "1.0", **options: Any) -> File:
         return self.add(File(**wheel(name, version, **options)))
+
+    def sdist(self, name: str, version: str, files: dict[str, str], **options: Any) -> File:
+        return self.add(File(**sdist(name, version, files, **options)))
 
     def pages(self, project: str) -> int:
         """How often a project's page was asked for."""
@@ -238,8 +254,7 @@ class Session:
 
     def __init__(self, rig: Rig, number: int) -> None:
         self._rig = rig
-        uid = FIRST_SESSION_UID + number
-        self.identity = HostIdentity(uid=uid, gid=uid) if ROOT else None
+        self.identity = identity(number)
         self._directory = rig.state / "sessions" / str(number)
         self._directory.mkdir(parents=True)
         self.root = self._directory / "volume"
@@ -252,8 +267,8 @@ class Session:
     async def open(self) -> None:
         driver = PlainDriver(VolumeConfig(state_directory=self._rig.state, overcommit=True))
         self._volume = await driver.create(self._directory, 1 * GIB, self.identity)
-        self._rig.language.make_environment(self._rig.interpreter, self.venv, self.identity)
-        self._sandbox = await self._rig.backend.create(
+        make_environment(self._rig.interpreter, self.venv, self.identity)
+        self._sandbox = await self._rig.host.backend.create(
             SandboxSpec(
                 sandbox_id=secrets.token_hex(8),
                 volume=self._volume,
@@ -261,7 +276,7 @@ class Session:
                 limits=ResourceLimits(),
                 identity=self.identity,
                 cgroup=None,
-                read_only=self._rig.language.read_only_mounts(),
+                read_only={TOOLS: self._rig.config.uv.parent, WHEELS: self._rig.config.wheelhouse},
             )
         )
 
@@ -315,22 +330,32 @@ class Session:
         )
 
 
+@dataclass(frozen=True)
+class Host:
+    """What all tests share: an interpreter, the guest's program, uv."""
+
+    state: Path
+    interpreter: Interpreter
+    backend: BubblewrapBackend
+
+
 @dataclass
 class Rig:
-    """A language with its installer, as a worker wires them."""
+    """An installer over a state directory, as ``PythonLanguage`` wires it, with sessions."""
 
     state: Path
     config: PackageConfig
-    language: PythonLanguage
-    interpreter: Interpreter
-    backend: BubblewrapBackend
+    wheelhouse: Wheelhouse
+    fetcher: PackageFetcher
+    installer: UvInstaller
+    host: Host
     progress: list[tuple[int, str, str]] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
     first: int = 1
 
     @property
-    def installer(self) -> UvInstaller:
-        return self.language.installer
+    def interpreter(self) -> Interpreter:
+        return self.host.interpreter
 
     async def session(self) -> Session:
         session = Session(self, self.first + len(self.sessions))
@@ -339,35 +364,45 @@ class Rig:
         return session
 
 
-def package_config(state: Path, **settings: Any) -> PackageConfig:
-    settings.setdefault("bubblewrap", Path(shutil.which("bwrap") or "/usr/bin/bwrap"))
-    if ROOT:
-        settings.setdefault("fetch_identity", HostIdentity(uid=FETCHER_UID, gid=FETCHER_UID))
-    return PackageConfig.below(state, **settings)
+@pytest.fixture(scope="session")
+def host() -> Iterator[Host]:
+    state = Path(tempfile.mkdtemp(prefix="codegen-host-"))
+    os.chmod(state, 0o711)
+    discovery = InterpreterDiscovery(state, identity=FIRST_SESSION)
+    interpreter = discovery.discover_now()[0]
+    source = Path(codegen_mcp.sandbox.guest.__file__).parent
+    guest = install_guest(source, state, [interpreter])
+    install_uv(state / "tools" / "uv")
+    config = BackendConfig(guest_directory=guest, state=state, interpreter=interpreter)
+    yield Host(state, interpreter, BubblewrapBackend(config))
+    discovery.close()
+    shutil.rmtree(state)
 
 
 @pytest.fixture
-async def make_rig() -> AsyncIterator[Callable[..., Any]]:
-    """Make a language over its own state directory."""
+async def make_rig(host: Host) -> AsyncIterator[Callable[..., Any]]:
+    """Make an installer over its own, or a given, state directory."""
     made: list[Rig] = []
 
     async def make(*, state: Path | None = None, **settings: Any) -> Rig:
         directory = state or Path(tempfile.mkdtemp(prefix="codegen-packages-"))
         os.chmod(directory, 0o711)
-        config = package_config(directory, **settings)
-        language = PythonLanguage(
-            directory,
-            packages=config,
-            identity=HostIdentity(uid=FIRST_SESSION_UID, gid=FIRST_SESSION_UID) if ROOT else None,
+        settings.setdefault("bubblewrap", Path(find_bubblewrap()))
+        config = PackageConfig(
+            wheelhouse=directory / "wheels",
+            staging=directory / "fetch",
+            uv=host.state / "tools" / "uv",
+            fetch_identity=FETCHER,
+            **settings,
         )
-        interpreters = await language.discover()
-        guest = install_guest(
-            Path(codegen_mcp.sandbox.guest.__file__).parent, directory, interpreters[:1]
+        config, _ = await confine(config, host.interpreter)
+        wheelhouse = Wheelhouse(
+            config.wheelhouse, max_bytes=config.max_bytes, max_file_bytes=config.max_file_bytes
         )
-        backend = BubblewrapBackend(
-            BackendConfig(guest_directory=guest, state=directory, interpreter=interpreters[0])
-        )
-        rig = Rig(directory, config, language, interpreters[0], backend)
+        wheelhouse.open()
+        fetcher = PackageFetcher(config, wheelhouse)
+        installer = UvInstaller(config, wheelhouse, fetcher)
+        rig = Rig(directory, config, wheelhouse, fetcher, installer, host)
         made.append(rig)
         return rig
 
@@ -375,10 +410,9 @@ async def make_rig() -> AsyncIterator[Callable[..., Any]]:
     for rig in made:
         for session in rig.sessions:
             await session.close()
-        rig.language.close()
-    for rig in {rig.state: rig for rig in made}.values():
-        assert list((rig.state / "fetch").iterdir()) == [], "the fetcher left something behind"
-        shutil.rmtree(rig.state, ignore_errors=True)
+    for state in {rig.state for rig in made}:
+        assert list((state / "fetch").iterdir()) == [], "the fetcher left something behind"
+        shutil.rmtree(state)
 
 
 @pytest.fixture

@@ -93,6 +93,7 @@ class FetchJob:
         if answer.get("code") != 0 and self.counters.refused:
             projects = fetcher_words.projects_in(str(answer.get("words", "")))
             if await self.learn(projects):
+                self.counters.refused.clear()
                 answer = await self._guest.ask(question)
         words = self._index.hide_secrets(str(answer.get("words", "")))
         if answer.get("code") != 0:

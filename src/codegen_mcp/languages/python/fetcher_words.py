@@ -58,9 +58,8 @@ def raise_if_unavailable(index: Index, words: str, counters: ProxyCounters) -> N
         StoreUnavailable: The index, or a server of its files, did not answer.
     """
     _raise_if_over_limit(counters)
-    if "No solution found" in words:
-        return
-    if counters.unreachable or counters.refused or _NETWORK.search(words):
+    resolved = "No solution found" in words
+    if counters.refused or (not resolved and (counters.unreachable or _NETWORK.search(words))):
         raise _unavailable(index, words, counters)
 
 

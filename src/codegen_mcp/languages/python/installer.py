@@ -11,7 +11,7 @@ from pathlib import Path
 
 from packaging.utils import NormalizedName, canonicalize_name
 
-from codegen_mcp.core.errors import StoreUnavailable
+from codegen_mcp.core.errors import Corrupt, StoreUnavailable
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.task import EndedBy, Outcome
 from codegen_mcp.languages.base import (
@@ -105,6 +105,8 @@ class UvInstaller:
                 supply = await self._supply(session, fetch, progress)
         except TimeoutError:
             return _timed_out(specifiers, timeout_s)
+        except Corrupt as error:  # the index or a build gave what is not to be trusted
+            return _failure(specifiers, error.message, 1)
         view = supply.fetched.view
         if supply.failure is not None:
             return supply.failure
@@ -137,7 +139,7 @@ class UvInstaller:
                         return _Supply(fetch, fetched, failure=made)
                     fetch = replace(fetch, stubs=(*fetch.stubs, made))
         finally:
-            if fetch.stubs and not good:
+            if session.asked and not good:
                 await session.clear("views")
 
     def _lacking(self, fetch: FetchRequest, fetched: Fetched) -> list[NormalizedName]:
@@ -180,8 +182,6 @@ class UvInstaller:
         with self._wheelhouse.using(source.view) as view:
             answer = await session.ask(builder.GUEST, job, view)
         if not answer.good:
-            if answer.outcome.ended_by is EndedBy.EXIT:
-                await session.clear(view)
             failed = _failed_run(fetch.specifiers, answer, f"building {source.source} failed")
             return replace(failed, failed=[project])
         return builder.read_build(answer.stdout, project)

@@ -41,7 +41,7 @@ class Answer:
         return self.outcome.ended_by is EndedBy.EXIT and self.outcome.exit_code == 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class InstallSession:
     """The session to install into."""
 
@@ -51,6 +51,8 @@ class InstallSession:
     run: CaptureRun
     deadline: float
     """time.monotonic() at which the whole install must be over."""
+    asked: int = 0
+    """Programs run so far."""
 
     @property
     def remaining_s(self) -> float:
@@ -66,6 +68,7 @@ class InstallSession:
             view: Path of the wheels to use, relative to the wheelhouse.
         """
         places = self._places(view)
+        self.asked += 1
         ended = False
         try:
             run = _command(program, {**job, "places": places}, self.remaining_s)
