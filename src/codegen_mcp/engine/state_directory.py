@@ -150,9 +150,9 @@ def check_format(path: Path, found: object, known: int) -> int:
 
 def _make(path: Path, mode: int) -> None:
     path.mkdir(mode=mode, parents=True, exist_ok=True)
-    owner = path.stat().st_uid
-    if owner != os.geteuid():
-        # Under /tmp anybody may have made it first, to read or replace what we put there.
+    # Under /tmp anybody may have made it, or a link of that name, before us.
+    owner = next((o for o in (path.lstat().st_uid, path.stat().st_uid) if o != os.geteuid()), None)
+    if owner is not None:
         raise Unavailable(
             f"directory {str(path)!r} belongs to uid {owner}, not to this worker's "
             f"{os.geteuid()}; remove it, or name another one with --workspace"

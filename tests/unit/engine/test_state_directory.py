@@ -100,3 +100,14 @@ def test_a_path_that_is_no_directory_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Unavailable, match="--workspace"):
         StateDirectory(tmp_path / "file").open()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a link away needs root")
+def test_a_link_that_somebody_else_made_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "state"
+    link.symlink_to(tmp_path / "elsewhere")
+    os.lchown(link, 12345, 12345)
+    with pytest.raises(Unavailable, match="belongs to uid 12345"):
+        StateDirectory(link).open()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
