@@ -26,6 +26,7 @@ FLUSH_FAILED = 120
 """What an interpreter exits with when its standard streams cannot be flushed."""
 INTERRUPTED = -1
 """Not a status: the process ends itself by SIGINT, as an interpreter does."""
+_kept: list[object] = []
 _SPECIAL = (
     *("path", "argv", "ps1", "ps2", "last_type", "last_value", "last_traceback", "last_exc"),
     *("path_hooks", "path_importer_cache", "meta_path", "__interactivehook__"),
@@ -172,28 +173,41 @@ def unraisable(error: BaseException, what: object) -> None:
 def release(before: set[str]) -> None:
     """Let go of ``__main__`` and of what was imported since (finalize_modules in import.c).
 
-    What older modules hold stays; so do they, without their names.
+    Older modules lose their names only: to take them down takes time, and nobody can see it.
     """
     if gc.isenabled():
         frames.call(gc.collect)
+    modules = sys.modules
+    older = modules.copy()
+    _kept.append(older)
     sys.is_finalizing = (True).__bool__
-    builtins._ = None  # type: ignore[attr-defined]
+    if hasattr(builtins, "_"):
+        builtins._ = None
     for name in _SPECIAL:
         if hasattr(sys, name):
+            if not name.startswith("last"):
+                _kept.append(getattr(sys, name))
             setattr(sys, name, None)
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
-    new = [name for name in sys.modules if name == "__main__" or name not in before]
-    left = [ref(module) for module in map(sys.modules.get, new) if type(module) is type(sys)]
-    kept = [module for name, module in sys.modules.items() if name not in new]
-    frames.call(sys.modules.update, dict.fromkeys(list(sys.modules)))
-    frames.call(sys.modules.clear)
+    new = ["__main__"]
+    if len(modules) != len(before) or not before.issuperset(modules):
+        new = [name for name in modules if name == "__main__" or name not in before]
+    left = []
+    for name in new:
+        module = older.pop(name, None)
+        if type(module) is type(sys):
+            left.append(ref(module))
+    module = None
+    frames.call(modules.update, dict.fromkeys(new))
+    frames.call(modules.clear)
     frames.call(gc.collect)
     for place in reversed(left):
         module = place()
         if module is not None:
             clear(module)
-    del module, kept
-    frames.call(gc.collect)
+            module = None
+    if len(new) > 1:
+        frames.call(gc.collect)
 
 
 def clear(module: ModuleType) -> None:

@@ -140,7 +140,8 @@ class Program:
         sys.modules["__main__"] = main
         before = set(sys.modules)
         status = 0
-        finish.print_error(self.warnings)
+        if self.warnings:
+            finish.print_error(self.warnings)
         try:
             if self.error is not None:
                 raise self.error

@@ -11,6 +11,7 @@ import os
 import sys
 
 import finish
+import frames
 import program
 from codec import decode, encode
 
@@ -34,11 +35,11 @@ def rehearse(config: Config) -> None:
         main = type(sys)("__main__")
         namespace = main.__dict__
         namespace["__builtins__"] = sys.modules["builtins"]
-        exec(trial.code, namespace)  # type: ignore[arg-type]
+        frames.call(exec, trial.code, namespace)
         for name, value in list(os.environb.items()):
             os.environb[name] = value
         finish.clear(main)
-        list(sys.modules)
+        sys.modules.copy()
         set(sys.path)
         gc.collect()
     except Exception:
