@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import sys
@@ -292,3 +293,47 @@ def test_all_sessions_together_get_less_than_the_host_has(token: str) -> None:
     assert found.memory_bytes <= total - 512 * MIB or found.memory_bytes == total // 2
     if found.driver:
         found.driver.close()
+
+
+DELEGATED = """
+from codegen_mcp.core.limits import MIB, ResourceLimits
+from codegen_mcp.sandbox.cgroup_detect import detect
+
+found = detect("0123456789abcdef")
+group = found.driver.create("one")
+group.set_limits(ResourceLimits(memory_bytes=64 * MIB))
+print(found.driver.version, sorted(group.controllers), group.remove())
+found.driver.close()
+"""
+
+
+def test_an_ordinary_user_can_limit_in_groups_that_were_given_to_it(tmp_path: Path) -> None:
+    found = hierarchies_v1()
+    if os.geteuid() != 0 or not {"memory", "pids", "cpu", "freezer"} <= found.keys():
+        pytest.skip("giving version 1 groups away needs root, and all of them mounted")
+    name = f"codegen-test-{secrets.token_hex(4)}"
+    wanted = [found[controller].own / name for controller in cgroup_v1.CONTROLLERS]
+    made: list[Path] = []
+    try:
+        for path in dict.fromkeys(wanted):
+            path.mkdir()
+            made.append(path)
+            for given in (path, path / "cgroup.procs", path / "tasks"):
+                os.chown(given, 65_534, 65_534)
+        attach = "".join(f"echo 0 > '{path}/cgroup.procs'\n" for path in made)
+        user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+        source = str(Path(cgroup_v1.__file__).parents[2])
+        enter = ["/bin/sh", "-c", f'set -e\n{attach}exec "$@"', "sh"]
+        done = subprocess.run(
+            [*enter, *user, sys.executable, "-c", DELEGATED],
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": source},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if "Permission denied" in done.stderr and "codegen_mcp" in done.stderr:
+            pytest.skip("an ordinary user cannot read this checkout")
+        assert done.stdout == "1 ['cpu', 'freezer', 'memory', 'pids'] True\n", done.stderr
+    finally:
+        for path in made:
+            path.rmdir()

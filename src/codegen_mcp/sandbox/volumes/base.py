@@ -25,7 +25,8 @@ class VolumeUsage:
     full: bool
     """Whether a write was, or would now be, refused for want of space or inodes."""
     exceeded: bool = False
-    """More is used than was promised, it still grows, and only the worker can stop the writer."""
+    """Only the worker can stop the writer, and must: more is used than was promised and it still
+    grows, or the host is nearly full of what was overcommitted."""
 
 
 class Volume(Protocol):

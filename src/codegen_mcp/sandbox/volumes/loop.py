@@ -26,7 +26,7 @@ from codegen_mcp.sandbox.volumes import image as images
 from codegen_mcp.sandbox.volumes.attributes import no_copy_on_write
 from codegen_mcp.sandbox.volumes.base import VolumeUsage
 from codegen_mcp.sandbox.volumes.layout import ROOT, check, populate
-from codegen_mcp.sandbox.volumes.space import RETRY_AFTER_S, VolumeConfig, admit, free_on
+from codegen_mcp.sandbox.volumes.space import RETRY_AFTER_S, VolumeConfig, admit, free_on, is_low
 from codegen_mcp.sandbox.volumes.threads import to_end
 
 IMAGE = "volume.img"
@@ -42,7 +42,8 @@ _DAMAGED = frozenset({errno.EUCLEAN, errno.EINVAL, errno.EIO, errno.EBADMSG})
 class LoopVolume:
     """A mounted image."""
 
-    def __init__(self, directory: Path, size_bytes: int) -> None:
+    def __init__(self, directory: Path, size_bytes: int, config: VolumeConfig) -> None:
+        self._config = config
         self._directory = directory
         self._size_bytes = size_bytes
         self._attached = True
@@ -64,10 +65,14 @@ class LoopVolume:
             figures = os.statvfs(self.root)
             left = figures.f_bavail * figures.f_frsize
             used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+            # One file as long as the promise fits, with room left that was never promised.
+            full = left < FULL_BELOW or used >= self._size_bytes or figures.f_favail == 0
+            low = is_low(self._config)
             self._last = VolumeUsage(
                 used_bytes=min(used, self._size_bytes),
                 size_bytes=self._size_bytes,
-                full=left < FULL_BELOW or figures.f_favail == 0,
+                full=full or low,
+                exceeded=low,
             )
         return self._last
 
@@ -106,14 +111,14 @@ class LoopDriver:
             lambda: self._create(directory, size_bytes, identity),
             undo=lambda _: _discard(directory),
         )
-        return LoopVolume(directory, size_bytes)
+        return LoopVolume(directory, size_bytes, self._config)
 
     async def adopt(self, directory: Path, identity: HostIdentity | None) -> LoopVolume:
         """Mount what a dead worker left; the journal is replayed, e2fsck runs only on damage."""
         size_bytes = await to_end(
             lambda: _adopt(directory), undo=lambda _: _unmount(directory / ROOT)
         )
-        return LoopVolume(directory, size_bytes)
+        return LoopVolume(directory, size_bytes, self._config)
 
     def free_bytes(self) -> int:
         """Room left for promises; those that were made are taken from the free space already."""

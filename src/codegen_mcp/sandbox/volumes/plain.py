@@ -23,7 +23,7 @@ from codegen_mcp.sandbox.base import Enforcement, HostIdentity
 from codegen_mcp.sandbox.volumes.attributes import spread_children
 from codegen_mcp.sandbox.volumes.base import VolumeUsage
 from codegen_mcp.sandbox.volumes.layout import ROOT, check, populate
-from codegen_mcp.sandbox.volumes.space import VolumeConfig, admit, free_on
+from codegen_mcp.sandbox.volumes.space import VolumeConfig, admit, free_on, is_low
 from codegen_mcp.sandbox.volumes.threads import to_end
 
 RECORD = "volume.json"
@@ -41,7 +41,8 @@ GROWN = 4 * MIB
 class PlainVolume:
     """A directory and its watcher."""
 
-    def __init__(self, directory: Path, size_bytes: int) -> None:
+    def __init__(self, directory: Path, size_bytes: int, config: VolumeConfig) -> None:
+        self._config = config
         self._directory = directory
         self._size_bytes = size_bytes
         self._used_bytes = 0
@@ -68,11 +69,12 @@ class PlainVolume:
 
     def usage(self) -> VolumeUsage:
         """The last count."""
+        low = is_low(self._config)
         return VolumeUsage(
             used_bytes=self._used_bytes,
             size_bytes=self._size_bytes,
-            full=self._used_bytes >= self._size_bytes or self._host_is_full(),
-            exceeded=self._grew and self._used_bytes > self._size_bytes,
+            full=self._used_bytes >= self._size_bytes or self._host_is_full() or low,
+            exceeded=(self._grew and self._used_bytes > self._size_bytes) or low,
         )
 
     async def detach(self) -> None:
@@ -144,7 +146,7 @@ class PlainDriver:
         """Make the directory; what is promised to others and not used yet counts as taken."""
         with self._admission:
             admit(self._config, size_bytes, self._outstanding())
-            volume = PlainVolume(directory, size_bytes)
+            volume = PlainVolume(directory, size_bytes, self._config)
             self._volumes.add(volume)
         try:
             await to_end(
@@ -161,7 +163,7 @@ class PlainDriver:
         """Take over the directory."""
         size_bytes = _read_record(directory)
         await to_end(lambda: check(directory / ROOT))
-        volume = PlainVolume(directory, size_bytes)
+        volume = PlainVolume(directory, size_bytes, self._config)
         await volume.count()
         self._volumes.add(volume)
         volume.start()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from codegen_mcp.core.errors import Corrupt, Unavailable
 from codegen_mcp.sandbox.base import Enforcement, HostIdentity
+from codegen_mcp.sandbox.remedies import show_bytes
 from codegen_mcp.sandbox.volumes import loop
 from codegen_mcp.sandbox.volumes.base import Volume, VolumeDriver
 from codegen_mcp.sandbox.volumes.loop import LoopDriver
@@ -92,8 +93,8 @@ class Volumes:
         """A sentence for the start-up line; empty when disk promised is disk reserved."""
         if self._config.overcommit:
             return (
-                "disk is overcommitted: sessions are promised more than the host has, and all "
-                "writers are stopped when it is nearly full"
+                "disk is overcommitted: sessions are promised more than the host has, and every "
+                f"run is ended while less than {show_bytes(self._config.reserve_bytes)} are free"
             )
         return ""
 

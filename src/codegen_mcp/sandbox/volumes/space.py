@@ -1,10 +1,8 @@
-"""Room on the host: what may still be promised, and the alarm before it runs out."""
+"""Room on the host: what may still be promised, and when it runs out all the same."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +22,7 @@ class VolumeConfig:
     reserve_bytes: int = 1 * GIB
     """Free space that is never promised."""
     overcommit: bool = False
-    """Promise more than there is; then a ``SpaceWatcher`` must run."""
+    """Promise more than there is; writers are then stopped at the reserve (``is_low``)."""
 
     def __post_init__(self) -> None:
         if self.reserve_bytes < 0:
@@ -62,47 +60,10 @@ def admit(config: VolumeConfig, size_bytes: int, outstanding: int) -> None:
         )
 
 
-class SpaceWatcher:
-    """Calls when the host gets low on space, and again when it has recovered.
+def is_low(config: VolumeConfig) -> bool:
+    """Whether writers must stop now, because the host cannot hold what was promised.
 
-    Only overcommitted volumes need it. Run ``watch`` in a task of the owner's.
+    Only overcommitted volumes get there. A run is asked this ten times a second, and a writer
+    does about 1 GB/s: the reserve must be longer than what is written until then.
     """
-
-    def __init__(
-        self,
-        config: VolumeConfig,
-        on_low: Callable[[int], Awaitable[None]],
-        on_recovered: Callable[[int], Awaitable[None]],
-        *,
-        interval_s: float = 0.05,
-    ) -> None:
-        """Watch.
-
-        Args:
-            config: The reserve is the line that counts.
-            on_low: Stops every writer; awaited, with the bytes that are left.
-            on_recovered: Lets them go on, once there is a quarter more than the reserve.
-            interval_s: A writer does about 1 GB/s: the reserve must be longer than that.
-        """
-        self._config = config
-        self._on_low = on_low
-        self._on_recovered = on_recovered
-        self._interval_s = interval_s
-        self.low = False
-
-    async def watch(self) -> None:
-        """Poll until cancelled."""
-        while True:
-            await self.check()
-            await asyncio.sleep(self._interval_s)
-
-    async def check(self) -> None:
-        """Look once."""
-        left = free_on(self._config.state_directory)
-        reserve = self._config.reserve_bytes
-        if not self.low and left < reserve:
-            self.low = True
-            await self._on_low(left)
-        elif self.low and left > reserve + reserve // 4:
-            self.low = False
-            await self._on_recovered(left)
+    return config.overcommit and free_on(config.state_directory) < config.reserve_bytes
