@@ -131,9 +131,10 @@ class IndexProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if len(self._tasks) > self._max_connections:
-                raise _Answer(429, f"more than {self._max_connections} connections at once")
+            crowded = len(self._tasks) > self._max_connections
             head = await self._read_head(reader)
+            if crowded:
+                raise _Answer(429, f"more than {self._max_connections} connections at once")
             method, target, headers = _parse(head)
             if method == b"CONNECT":
                 await self._tunnel(target, reader, writer)
