@@ -6,6 +6,7 @@ not flushed.
 
 from __future__ import annotations
 
+import _signal
 import _thread
 import builtins
 import gc
@@ -82,9 +83,11 @@ def system_exit(error: SystemExit) -> int:
         return 0
     if isinstance(code, int):
         return code & 0xFF if -(2**63) <= code < 2**63 else 0xFF
-    flush(sys.stdout)
     try:
-        print_error(str(code))
+        if getattr(sys, "stderr", None) is None:
+            print_error(str(code))
+        else:
+            sys.stderr.write(str(code))
     except BaseException:
         pass
     print_error("\n")
@@ -92,12 +95,15 @@ def system_exit(error: SystemExit) -> int:
 
 
 def print_error(text: str) -> None:
-    """Print to what is sys.stderr now, quietly when it is gone."""
+    """Print to what is sys.stderr now, else to its descriptor (PySys_WriteStderr)."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
-    except Exception:
-        pass
+    except BaseException:
+        try:
+            os.write(2, text.encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass
 
 
 def end(status: int, before: set[str]) -> None:
@@ -121,19 +127,28 @@ def end(status: int, before: set[str]) -> None:
     if _thread._count() and status != INTERRUPTED:  # type: ignore[attr-defined]
         # Threads that nobody waits for must not find modules that are half gone.
         frames.end_natively(status)
-    flushed = flush(sys.stdout)
-    flushed &= flush(sys.stderr, quiet=True)
+    flushed = flush(getattr(sys, "stdout", None))
+    flushed &= flush(getattr(sys, "stderr", None), quiet=True)
     if not _thread._count():  # type: ignore[attr-defined]
         release(before)
     flush_files()
     for stream in (sys.stdout, sys.__stdout__, sys.stderr, sys.__stderr__):
         flushed &= flush(stream, quiet=True)
     if status == INTERRUPTED:
-        import _signal
-
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
         os.kill(os.getpid(), _signal.SIGINT)
     os._exit(status & 0xFF if flushed else FLUSH_FAILED)
+
+
+def flush_replaced() -> None:
+    """Flush what stands in for the standard streams, as is done after every program."""
+    for name in ("stderr", "stdout"):
+        stream = getattr(sys, name, None)
+        if stream is not getattr(sys, f"__{name}__", None):
+            try:
+                frames.call(stream.flush)  # type: ignore[union-attr]
+            except BaseException:
+                pass
 
 
 def flush(stream: object, quiet: bool = False) -> bool:

@@ -146,7 +146,9 @@ class Program:
             if self.error is not None:
                 raise self.error
             frames.call(exec, self.code, names)
+            finish.flush_replaced()
         except BaseException as error:
+            finish.flush_replaced()
             status = finish.report(error, self)
         del main, names
         finish.end(status, before)
@@ -202,7 +204,7 @@ def open_streams() -> None:
             buffer,
             encoding=old.encoding if old is not None else "utf-8",
             errors=old.errors if old is not None else "strict",
-            newline=None if mode == "r" else "\n",
+            newline="\n",
             line_buffering=mode == "w",
         )
         text.mode = mode  # type: ignore[misc]  # as the interpreter sets it

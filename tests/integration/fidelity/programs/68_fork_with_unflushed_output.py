@@ -1,0 +1,6 @@
+import os
+
+print("printed once or twice?")
+if os.fork() == 0:
+    raise SystemExit
+os.wait()
