@@ -25,6 +25,8 @@ from codegen_mcp.sandbox.launcher import (
     descendants,
     ended,
     entry,
+    is_stopped,
+    outlast,
     parent_of,
 )
 
@@ -32,6 +34,7 @@ START_TIMEOUT_S = 10.0
 """Milliseconds are usual; a machine that swaps may take longer."""
 END_TIMEOUT_S = 10.0
 _REPORT_BYTES = 4096
+_STOP_TRIES = 500
 _PATIENCE_S = 1.0
 """After this long the control group is thawed (a frozen process cannot die) and killed."""
 
@@ -102,6 +105,25 @@ class LaunchedGuest:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
+    async def abandon(self) -> None:
+        """Kill and wait, also when the guest's pid was never learnt.
+
+        A bubblewrap that is killed while its child waits for it leaves the child waiting for
+        ever, so the child is found first: a stopped launcher makes no other.
+        """
+        if self._guest_pid == 0 and not self._over:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._launcher_pidfd, signal.SIGSTOP)
+            for _ in range(_STOP_TRIES):
+                if is_stopped(self._launcher.pid):
+                    break
+                await asyncio.sleep(0.001)
+            for pid in descendants(self._launcher.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self.kill()
+        await self.wait()
+
     async def wait(self) -> None:
         """Return when nothing is left.
 
@@ -169,13 +191,17 @@ async def launch(
             closing.callback(os.close, report_fd)
             command = make_command(arguments, theirs.fileno(), report_fd)
             attach_files = spec.cgroup.attach_files if spec.cgroup is not None else ()
-            process = await spawner.spawn(
+            spawning = spawner.spawn(
                 entry(command, identity=spec.identity, attach_files=attach_files),
                 pass_fds=(*arguments.fds, report_fd, theirs.fileno()),
                 stderr=errors.write_end,
             )
+            cancelled = await outlast(spawning)
         errors.close_write_end()
+        process = spawning.result()
         guest = kind(control=ours, launcher=process, spawner=spawner, errors=errors, spec=spec)
+        if cancelled:
+            raise asyncio.CancelledError
         await _learn_pid(guest, report)
     except BaseException as error:
         if guest is not None:
@@ -249,13 +275,11 @@ async def _read_line(fd: int) -> bytes:
 
 async def _end(guest: LaunchedGuest) -> None:
     """Kill, and wait even when cancelled meanwhile."""
-    guest.kill()
-    waiting = asyncio.ensure_future(guest.wait())
-    try:
-        await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        await asyncio.wait([waiting])
-        raise
+    ending = asyncio.ensure_future(guest.abandon())
+    cancelled = await outlast(ending)
+    ending.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _explain(what: str, errors: ErrorPipe) -> str:

@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from codegen_mcp.sandbox.base import HostIdentity
 
@@ -52,20 +53,18 @@ class Spawner:
         """Kernel id of the thread."""
         return self._thread.native_id
 
-    async def spawn(
+    def spawn(
         self, argv: Sequence[str], *, pass_fds: Sequence[int], stderr: int
-    ) -> subprocess.Popen[bytes]:
+    ) -> asyncio.Future[subprocess.Popen[bytes]]:
         """Start a program with a minimal environment, in a process session of its own.
 
-        Cancelled while it starts, it is killed as soon as it is there.
+        The descriptors must stay open until the future is done, whoever is cancelled meanwhile
+        (``outlast``). It holds OSError when the program cannot be started.
 
         Args:
             argv: The program, by absolute path.
             pass_fds: Descriptors that it inherits under the same numbers.
             stderr: Where its standard error goes; input and output are /dev/null.
-
-        Raises:
-            OSError: It cannot be started.
         """
         started: Future[subprocess.Popen[bytes]] = Future()
 
@@ -82,19 +81,7 @@ class Spawner:
             )
 
         self._jobs.put((start, started))
-        waiting = asyncio.wrap_future(started)
-        try:
-            return await asyncio.shield(waiting)
-        except asyncio.CancelledError:
-            # The caller's descriptors must stay open until the thread is done with them.
-            while not waiting.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([waiting])
-            if waiting.exception() is None:
-                process = waiting.result()
-                process.kill()
-                process.wait()
-            raise
+        return asyncio.wrap_future(started)
 
 
 def _serve(jobs: queue.SimpleQueue[_Job | None]) -> None:
@@ -176,6 +163,20 @@ class ErrorPipe:
             self._text += part
 
 
+async def outlast(future: asyncio.Future[Any]) -> bool:
+    """Wait until a future is done; True when the waiting task was cancelled meanwhile.
+
+    The caller then raises CancelledError itself, after what cannot be left half done.
+    """
+    cancelled = False
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled
+
+
 async def ended(pidfd: int, timeout_s: float) -> bool:
     """Wait until the process of a pidfd has ended; False when the time is over first."""
     loop = asyncio.get_running_loop()
@@ -205,6 +206,14 @@ def parent_of(pid: int) -> int:
         stat = Path(f"/proc/{pid}/stat").read_text()
         return int(stat[stat.rindex(")") + 2 :].split()[1])
     return 0
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, or is no more."""
+    with contextlib.suppress(OSError, ValueError):
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat[stat.rindex(")") + 2] in "TtZX"
+    return True
 
 
 def descendants(pid: int) -> list[int]:

@@ -70,6 +70,11 @@ class ProcessGuest(LaunchedGuest):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._launcher_pidfd, signal.SIGTERM)
 
+    async def abandon(self) -> None:
+        """Kill and wait: a supervisor that has a guest also hears SIGTERM."""
+        self.kill()
+        await self.wait()
+
     async def _end_strays(self) -> None:
         """End what a killed supervisor left, and remove the user's shared memory."""
         self._end_group()

@@ -101,7 +101,7 @@ class Bed:
             await place.remove()
         await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
 
-    async def place(self, identity: HostIdentity | None) -> Place:
+    async def place(self, identity: HostIdentity | None, limits: ResourceLimits = LIMITS) -> Place:
         """Boot a sandbox on a new directory.
 
         Raises:
@@ -111,13 +111,13 @@ class Bed:
         directory = self.directory / name
         directory.mkdir(mode=0o711)
         os.chmod(directory, 0o711)
-        volume = await self._volume(directory, identity)
-        cgroup = self._cgroup(name)
+        volume = await self._volume(directory, identity, limits)
+        cgroup = self._cgroup(name, limits)
         spec = SandboxSpec(
             sandbox_id=name,
             volume=volume,
             interpreter=self._config.interpreter,
-            limits=LIMITS,
+            limits=limits,
             identity=identity,
             cgroup=cgroup,
         )
@@ -130,19 +130,21 @@ class Bed:
         self._places.append(place)
         return place
 
-    async def _volume(self, directory: Path, identity: HostIdentity | None) -> Volume:
+    async def _volume(
+        self, directory: Path, identity: HostIdentity | None, limits: ResourceLimits
+    ) -> Volume:
         if self._volumes is not None:
-            return await self._volumes.create(directory, LIMITS.disk_bytes, identity)
+            return await self._volumes.create(directory, limits.disk_bytes, identity)
         plain = _Directory(directory)
         plain.root.mkdir()
         populate(plain.root, identity)
         return plain
 
-    def _cgroup(self, name: str) -> Cgroup | None:
+    def _cgroup(self, name: str, limits: ResourceLimits) -> Cgroup | None:
         if self._config.cgroups is None:
             return None
         cgroup = self._config.cgroups.create(name)
-        cgroup.set_limits(LIMITS)
+        cgroup.set_limits(limits)
         return cgroup
 
 

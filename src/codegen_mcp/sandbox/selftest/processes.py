@@ -165,11 +165,12 @@ effective, permitted, inheritable = struct.unpack_from("III", data.raw)
 if effective or permitted or inheritable or any(struct.unpack_from("III", data.raw, 12)):
     broken("capabilities", data.raw.hex())
 bounding = [n for n in range(41) if LIBC.prctl(23, n, 0, 0, 0) == 1]
-if bounding:
-    broken("bounding set", bounding)
+no_new_privs = LIBC.prctl(39, 0, 0, 0, 0)
+if no_new_privs != 1:
+    broken("no_new_privs is not set; bounding set", bounding)
 if LIBC.prctl(21, 0, 0, 0, 0) != 2:
     broken("no seccomp filter")
-held("no capability, filter on, no_new_privs", LIBC.prctl(39, 0, 0, 0, 0))
+held("no capability, filter on, no_new_privs; bounding set of", len(bounding))
 """,
     ),
     Attack(
