@@ -25,6 +25,7 @@ WRITE_FILE = 1 << 1
 READ_FILE = 1 << 2
 READ_DIR = 1 << 3
 _MAKE_CHAR, _MAKE_BLOCK = 1 << 6, 1 << 11
+_REFER = 1 << 13
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
 _ON_FILES = EXECUTE | WRITE_FILE | READ_FILE | _TRUNCATE | _IOCTL_DEV
 
@@ -75,7 +76,8 @@ def scope_signals() -> bool:
     """From now on signal only what starts below this process; False where the kernel cannot."""
     if abi() < SIGNAL_SCOPE:
         return False
-    _enter(struct.pack("QQQ", 0, 0, _SIGNALS), [])
+    # Every layer that does not grant it refuses links and renames between directories (EXDEV).
+    _enter(struct.pack("QQQ", _REFER, 0, _SIGNALS), [("/", _REFER)])
     return True
 
 

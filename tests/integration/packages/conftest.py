@@ -37,7 +37,14 @@ from codegen_mcp.languages.python.language import install_uv
 from codegen_mcp.languages.python.packages import PackageConfig
 from codegen_mcp.languages.python.wheelhouse import Wheelhouse
 from codegen_mcp.sandbox.backend_config import BackendConfig
-from codegen_mcp.sandbox.base import TOOLS, WHEELS, HostIdentity, Sandbox, SandboxSpec
+from codegen_mcp.sandbox.base import (
+    TOOLS,
+    WHEELS,
+    HostIdentity,
+    Sandbox,
+    SandboxBackend,
+    SandboxSpec,
+)
 from codegen_mcp.sandbox.bubblewrap import BubblewrapBackend, find_bubblewrap
 from codegen_mcp.sandbox.volumes.plain import PlainDriver, PlainVolume
 from codegen_mcp.sandbox.volumes.space import VolumeConfig
@@ -336,7 +343,8 @@ class Host:
 
     state: Path
     interpreter: Interpreter
-    backend: BubblewrapBackend
+    backend_config: BackendConfig
+    backend: SandboxBackend
 
 
 @dataclass
@@ -374,7 +382,7 @@ def host() -> Iterator[Host]:
     guest = install_guest(source, state, [interpreter])
     install_uv(state / "tools" / "uv")
     config = BackendConfig(guest_directory=guest, state=state, interpreter=interpreter)
-    yield Host(state, interpreter, BubblewrapBackend(config))
+    yield Host(state, interpreter, config, BubblewrapBackend(config))
     discovery.close()
     shutil.rmtree(state)
 

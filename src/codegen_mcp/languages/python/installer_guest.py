@@ -252,6 +252,7 @@ def tail(path: str, limit: int) -> str:
 def place(job: Message) -> Message:
     """Choose the paths that exist here: those of a sandbox with mounts, else the host's."""
     for paths in job["places"]:
+        paths["venv"] = paths["venv"] or os.environ.get("VIRTUAL_ENV", "")
         if all(os.path.exists(path) for path in paths.values()):
             job.update(paths)
             return job

@@ -90,14 +90,15 @@ class InstallSession:
             _log.info("packages.clear_failed", reason=str(error))
 
     def _places(self, view: str) -> list[dict[str, str]]:
-        """Paths in a sandbox with mounts, and without (the process backend)."""
+        """Paths in a sandbox with mounts, and without (the process backend).
+
+        There the environment is where VIRTUAL_ENV says: a path that outlives a move of the volume.
+        """
+        uv, wheels = str(self.config.uv), str(self.config.wheelhouse / view)
         return [
             {"venv": VENV, "uv": f"{TOOLS}/uv", "wheels": f"{WHEELS}/{view}"},
-            {
-                "venv": str(self.venv),
-                "uv": str(self.config.uv),
-                "wheels": str(self.config.wheelhouse / view),
-            },
+            {"venv": "", "uv": uv, "wheels": wheels},
+            {"venv": str(self.venv), "uv": uv, "wheels": wheels},
         ]
 
 
