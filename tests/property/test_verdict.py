@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from signal import SIGXCPU
+from signal import SIGKILL, SIGXCPU
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,7 +101,9 @@ def test_memory_then_pids_then_disk_then_signal_then_exit(evidence: Evidence) ->
     lost = status is None or status & 0x7F == 0x7F
     if lost and not oom:
         expected = EndedBy.WORKER_LOST
-    elif verdict.signal == SIGXCPU and EndedBy.CPU in verdict.limits_hit:
+    elif EndedBy.CPU in verdict.limits_hit and (
+        verdict.signal == SIGXCPU or (verdict.signal == SIGKILL and not oom)
+    ):
         expected = EndedBy.CPU
     elif oom:
         expected = EndedBy.MEMORY

@@ -1,6 +1,6 @@
 """Control groups: the interface, and which version this host has.
 
-``cgroup_v2.py`` and ``cgroup_v1.py`` implement it; ``detect`` says which can be written to.
+``cgroup_v2*.py`` and ``cgroup_v1*.py`` implement it; ``cgroup_detect`` finds which can be used.
 Sources: cgroups(7); kernel Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
 """
 

@@ -21,6 +21,8 @@ from codegen_mcp.sandbox.cgroup_files import (
     pairs,
     remove_group,
 )
+from codegen_mcp.sandbox.cgroup_v1_driver import V1Driver
+from codegen_mcp.sandbox.cgroup_v2_driver import V2Driver
 
 MIN_RESERVE = 256 * MIB
 _DELEGATE = (
@@ -91,7 +93,7 @@ def _detect_v2(
             if "memory" not in offered:
                 refused.setdefault("memory", f"not offered in {candidate}")
                 continue
-            driver = cgroup_v2.V2Driver(candidate, unified.mount_point, name, memory_bytes)
+            driver = V2Driver(candidate, unified.mount_point, name, memory_bytes)
         except OSError as error:
             for controller in (*cgroup_v2.CONTROLLERS, "freezer"):
                 refused.setdefault(controller, _reason(error, candidate))
@@ -117,7 +119,7 @@ def _detect_v1(
         driver = None
         try:
             tops = {controller: versions[controller].mount_point}
-            driver = cgroup_v1.V1Driver({controller: parent}, tops, memory_bytes)
+            driver = V1Driver({controller: parent}, tops, memory_bytes)
             _try_group(driver)
         except OSError as error:
             refused[controller] = _reason(error, parent.parent)
@@ -131,7 +133,7 @@ def _detect_v1(
     if not parents:
         return None
     tops = {controller: versions[controller].mount_point for controller in parents}
-    return cgroup_v1.V1Driver(parents, tops, memory_bytes)
+    return V1Driver(parents, tops, memory_bytes)
 
 
 def _try_group(driver: CgroupDriver) -> None:

@@ -14,7 +14,8 @@ import pytest
 from codegen_mcp.core.errors import LimitExceeded
 from codegen_mcp.core.limits import MIB, ResourceLimits
 from codegen_mcp.sandbox.cgroup_files import KernelCgroupFs, hierarchy_v2
-from codegen_mcp.sandbox.cgroup_v2 import V2Cgroup, V2Driver
+from codegen_mcp.sandbox.cgroup_v2 import V2Cgroup
+from codegen_mcp.sandbox.cgroup_v2_driver import V2Driver
 from codegen_mcp.testing.fake_cgroup2 import FakeCgroup2
 
 TOP = Path("/model")

@@ -14,10 +14,12 @@ import pytest
 
 from codegen_mcp.core.errors import LimitExceeded
 from codegen_mcp.core.limits import MIB, ResourceLimits
-from codegen_mcp.sandbox import cgroup_v1, cgroup_v2
+from codegen_mcp.sandbox import cgroup_v1
 from codegen_mcp.sandbox.cgroup import Cgroup, CgroupDriver
 from codegen_mcp.sandbox.cgroup_detect import detect
 from codegen_mcp.sandbox.cgroup_files import hierarchies_v1, hierarchy_v2
+from codegen_mcp.sandbox.cgroup_v1_driver import V1Driver
+from codegen_mcp.sandbox.cgroup_v2_driver import V2Driver
 from codegen_mcp.testing.kernel_objects import nothing_left
 
 LIMITS = ResourceLimits(memory_bytes=64 * MIB, pids=24, cpu_millicores=500)
@@ -122,9 +124,9 @@ def capped_driver(token: str, memory_bytes: int) -> CgroupDriver:
     if probed.driver.version == 2:
         unified = hierarchy_v2()
         assert unified is not None
-        return cgroup_v2.V2Driver(unified.own, unified.mount_point, name, memory_bytes)
+        return V2Driver(unified.own, unified.mount_point, name, memory_bytes)
     found = hierarchies_v1()
-    return cgroup_v1.V1Driver(
+    return V1Driver(
         {"memory": found["memory"].own / name},
         {"memory": found["memory"].mount_point},
         memory_bytes,

@@ -127,6 +127,15 @@ def test_the_second_line_of_the_cpu_budget_counts_as_cpu() -> None:
     assert judge(int(SIGXCPU), run_limits=run_limits, after=spent).ended_by is EndedBy.CPU
 
 
+def test_a_kill_at_the_hard_cpu_limit_is_cpu_only_when_the_time_was_used() -> None:
+    run_limits = RunLimits(timeout_s=60, output_bytes=MIB, cpu_s=2)
+    spent = CgroupCounters(cpu_us=3_000_000)
+    assert judge(int(SIGKILL), run_limits=run_limits, after=spent).ended_by is EndedBy.CPU
+    assert judge(int(SIGKILL), run_limits=run_limits).ended_by is EndedBy.SIGNAL
+    starved = CgroupCounters(cpu_us=3_000_000, oom_kills=1)
+    assert judge(int(SIGKILL), run_limits=run_limits, after=starved).ended_by is EndedBy.MEMORY
+
+
 def test_a_signal_sent_to_itself_does_not_pass_for_the_cpu_budget() -> None:
     run_limits = RunLimits(timeout_s=60, output_bytes=MIB, cpu_s=2)
     idle = CgroupCounters(cpu_us=1000)
