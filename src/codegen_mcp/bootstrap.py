@@ -382,6 +382,7 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
             for future in (exiting, quiet):
                 future.cancel()
             await asyncio.gather(exiting, quiet, return_exceptions=True)
+        await worker.engine.tasks.stop()  # whoever follows a task is told its end
         await worker.server.stop(0 if signals.exit.is_set() else 1)
     return 0
 

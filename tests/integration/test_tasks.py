@@ -28,6 +28,7 @@ from codegen_mcp.engine.base import (
     TaskSubmission,
 )
 from codegen_mcp.settings import Settings
+from codegen_mcp.testing.worker import TEST_SETTINGS, state_directory
 
 T = TypeVar("T")
 DETACH = OnDisconnect.DETACH
@@ -36,9 +37,8 @@ DETACH = OnDisconnect.DETACH
 class Worker:
     """One engine and one session for all tests here, held open by one task."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self) -> None:
         self._runner = asyncio.Runner()
-        self._settings = Settings(base_workspace=root, require_isolation="process-bare")
         self._stop: asyncio.Event
         self._holder: asyncio.Task[None]
         self.engine: Engine
@@ -65,11 +65,13 @@ class Worker:
         ready, self._stop = asyncio.Event(), asyncio.Event()
 
         async def hold() -> None:
-            async with open_engine(self._settings, keep_sessions=False) as self.engine:
-                view = await self.engine.sessions.create(SessionConfig())
-                self.session_id = view.session_id
-                ready.set()
-                await self._stop.wait()
+            async with state_directory() as state:
+                settings = Settings(**{**TEST_SETTINGS, "base_workspace": state})
+                async with open_engine(settings, keep_sessions=False) as self.engine:
+                    view = await self.engine.sessions.create(SessionConfig())
+                    self.session_id = view.session_id
+                    ready.set()
+                    await self._stop.wait()
 
         self._holder = asyncio.ensure_future(hold())
         waiting = asyncio.ensure_future(ready.wait())
@@ -145,11 +147,8 @@ class Output:
 
 
 @pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    root = tmp_path_factory.mktemp("worker")
-    for path in (root, *root.parents[:2]):
-        path.chmod(0o755)
-    with Worker(root) as worker:
+def worker() -> Iterator[Worker]:
+    with Worker() as worker:
         yield worker
 
 

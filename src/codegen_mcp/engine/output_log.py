@@ -89,9 +89,11 @@ class OutputLog:
 
     def place_before(self, wanted: Mapping[Stream, int]) -> Mark:
         """Return the last place behind which all of the wanted bytes lie; they must be held."""
-        memory = self._memory_mark()
         oldest = self.oldest()
-        if oldest.position < 0 or memory.precedes(wanted):
+        if oldest.position < 0:
+            return oldest
+        memory = self._memory_mark()
+        if memory.precedes(wanted):
             return memory
         place = oldest
         for mark in self._marks:

@@ -29,9 +29,9 @@ class Record:
         self.data += data
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Mark:
-    """A place from which reading may start."""
+    """A place from which reading may start; never changed."""
 
     index: int
     """Number of the record that begins here."""

@@ -60,9 +60,9 @@ class Place:
     length: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TaskFacts:
-    """What is known of a task from its admission on."""
+    """What is known of a task from its admission on; never changed."""
 
     task_id: str
     session_id: str

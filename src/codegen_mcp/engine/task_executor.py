@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import structlog
+
 from codegen_mcp.core.clock import Clock, SystemClock
 from codegen_mcp.core.errors import Draining, Full, UnknownTool, WrongState
 from codegen_mcp.core.ids import check_task_id, new_task_id
@@ -27,7 +29,11 @@ from codegen_mcp.engine.tool_context import TaskContext
 from codegen_mcp.languages.base import Installer
 from codegen_mcp.tools.base import Tool, ToolSpec
 
+log = structlog.get_logger()
+
 _SHOWN_REASON = 200
+_STOP_WAIT_S = 10.0
+"""How long a stop waits for cancelled tasks before it cancels whatever they await once more."""
 _CANCEL_WAIT_S = 5.0
 """How long a cancel waits for the task's end before it answers all the same."""
 
@@ -89,6 +95,11 @@ class TaskExecutor:
         self._closing = True
         for task in list(self._under_way):
             task.request_cancel(SHUTDOWN)
+        if self._under_way:
+            await asyncio.wait(list(self._under_way.values()), timeout=_STOP_WAIT_S)
+        for task, body in list(self._under_way.items()):
+            log.warning("task.ignores_cancel", task_id=task.task_id, tool=task.facts.tool)
+            body.cancel()
         await self._owned.join()
 
     @property

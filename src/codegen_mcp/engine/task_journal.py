@@ -152,11 +152,10 @@ class TaskJournal:
 
 
 def _write_whole(fd: int, data: bytes, position: int) -> int:
-    view, at = memoryview(data), position
-    while view:
-        count = os.pwrite(fd, view, at)
-        view, at = view[count:], at + count
-    return len(data)
+    written = os.pwrite(fd, data, position)
+    while written < len(data):
+        written += os.pwrite(fd, memoryview(data)[written:], position + written)
+    return written
 
 
 def _copy(

@@ -32,7 +32,7 @@ SHUTDOWN = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TaskRun:
     """Everything that one run of a task holds; ``perform`` gives all of it back."""
 

@@ -176,7 +176,8 @@ class TaskContext:
         try:
             return await sandbox.run(command, sink)
         except asyncio.CancelledError:
-            self.peak = sandbox.usage()
+            # CPU time is counted since the boot there; what this run used is not known.
+            self.peak = replace(sandbox.usage(), cpu_us=0)
             raise
 
     def _check_may_run(self) -> None:
