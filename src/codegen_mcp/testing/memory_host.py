@@ -96,6 +96,7 @@ class MemoryVolumes:
 class MemoryCgroup:
     """Remembers its limits."""
 
+    controllers: frozenset[str] = frozenset()
     attach_files: Sequence[Path] = ()
 
     def __init__(self, driver: MemoryCgroups, name: str) -> None:
