@@ -43,10 +43,14 @@ def report(error: BaseException, program: Program) -> int:
     if sys.version_info >= (3, 12):
         sys.last_exc = error
     try:
-        if not program.is_file and sys.excepthook is sys.__excepthook__ and program.is_main():
+        hook = getattr(sys, "excepthook", None)
+        if not program.is_file and hook is sys.__excepthook__ and program.is_main():
             show(error, program)
+        elif hook is None:
+            print_error("sys.excepthook is missing\n")
+            sys.__excepthook__(type(error), error, error.__traceback__)
         else:
-            frames.call(sys.excepthook, type(error), error, error.__traceback__)
+            frames.call(hook, type(error), error, error.__traceback__)
     except SystemExit as exit_error:
         return system_exit(exit_error)
     except BaseException as hook_error:

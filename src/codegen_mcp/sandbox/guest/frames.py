@@ -53,7 +53,10 @@ _exit = _Function(_ctypes.dlsym(_LIBRARY, "Py_Exit"))
 
 
 def call(function: Callable[..., Any], *arguments: object) -> Any:
-    """Call a function with no Python frame below it; ends tracing and profiling."""
+    """Call a function with no Python frame below it.
+
+    What it leaves on of tracing and profiling is off until the next call: it may not see us.
+    """
     target = partial(function, *arguments)  # written in C: what it calls starts a new stack
     place = None
     if _STABLE:
@@ -72,14 +75,20 @@ def call(function: Callable[..., Any], *arguments: object) -> Any:
             place.value = 0
         else:
             place = None
+    trace, profile = _left
+    if trace is not None:
+        partial(sys.settrace, trace)()
+    if profile is not None:
+        partial(sys.setprofile, profile)()
     try:
         return target()
     finally:
         if place is not None:
             place.value = own
-        # No Python function of ours may be seen by what the program left on.
-        _untrace()
-        _unprofile()
+        # Not called directly: that would be an event for the profile function.
+        _left[:] = _get_trace(), _get_profile()
+        _end_trace()
+        _end_profile()
 
 
 def end_natively(status: int) -> None:
@@ -98,5 +107,7 @@ def _start_depth(state: int) -> None:
         depth.value = limit - (_VERSION >= (3, 12))
 
 
-_untrace = partial(sys.settrace, None)
-_unprofile = partial(sys.setprofile, None)
+_left: list[Any] = [None, None]
+"""Trace and profile function that the program left on."""
+_get_trace, _get_profile = partial(sys.gettrace), partial(sys.getprofile)
+_end_trace, _end_profile = partial(sys.settrace, None), partial(sys.setprofile, None)

@@ -142,15 +142,17 @@ class Program:
         status = 0
         if self.warnings:
             finish.print_error(self.warnings)
+        caught = self.error
         try:
-            if self.error is not None:
-                raise self.error
-            frames.call(exec, self.code, names)
-            finish.flush_replaced()
+            if caught is None:
+                frames.call(exec, self.code, names)
         except BaseException as error:
-            finish.flush_replaced()
-            status = finish.report(error, self)
+            caught = error
         del main, names
+        finish.flush_replaced()
+        if caught is not None:
+            status, self.error = finish.report(caught, self), None
+            caught = None
         finish.end(status, before)
 
 

@@ -1,0 +1,4 @@
+import this
+from this import d
+
+print(len(d))

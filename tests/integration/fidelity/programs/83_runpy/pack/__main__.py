@@ -1,0 +1,3 @@
+from . import VALUE
+
+print("package main", VALUE, __package__)

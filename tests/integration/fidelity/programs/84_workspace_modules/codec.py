@@ -1,0 +1,1 @@
+MINE = 'codec of the workspace'

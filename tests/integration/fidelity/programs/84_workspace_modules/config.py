@@ -1,0 +1,1 @@
+MINE = 'config of the workspace'

@@ -1,0 +1,1 @@
+MINE = 'messages of the workspace'

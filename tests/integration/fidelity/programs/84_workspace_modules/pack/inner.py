@@ -1,0 +1,5 @@
+import os
+
+
+def where():
+    return os.path.basename(__file__)

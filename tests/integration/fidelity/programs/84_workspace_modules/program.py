@@ -1,0 +1,1 @@
+MINE = 'program of the workspace'

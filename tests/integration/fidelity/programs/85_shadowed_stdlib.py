@@ -1,0 +1,7 @@
+import json
+import random
+
+print(json.MARK, random.MARK)
+import logging
+
+print(hasattr(logging, "getLogger"), logging.MARK)

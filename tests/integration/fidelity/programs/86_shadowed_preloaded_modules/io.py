@@ -1,0 +1,1 @@
+MARK = 'the workspace shadows io'
