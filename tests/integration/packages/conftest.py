@@ -345,6 +345,7 @@ class Host:
     interpreter: Interpreter
     backend_config: BackendConfig
     backend: SandboxBackend
+    fetcher: HostIdentity | None = FETCHER
 
 
 @dataclass

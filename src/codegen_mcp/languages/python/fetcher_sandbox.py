@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from codegen_mcp.core.errors import Unavailable
+from codegen_mcp.core.errors import SandboxUnavailable, Unavailable
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import GIB, MIB
 from codegen_mcp.languages.python.packages import PackageConfig
@@ -72,12 +72,15 @@ class FetchSandbox:
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
+        identity = self._config.fetch_identity
+        if os.geteuid() == 0 and (identity is None or identity.uid == 0):
+            raise SandboxUnavailable("a root worker needs fetch_identity, a user of the fetcher's")
         pem = self._authorities.read_bytes() if self._authorities else b""
         with Arguments() as out:
             walled = self._config.bubblewrap is not None
             argv = self._walled(out, pem) if walled else self._bare()
             self._process = await asyncio.create_subprocess_exec(
-                *launcher.entry(argv, identity=self._config.fetch_identity, attach_files=()),
+                *launcher.entry(argv, identity=identity, attach_files=()),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -239,6 +242,8 @@ async def confine(config: PackageConfig, interpreter: Interpreter) -> tuple[Pack
             ):
                 await guest.ask({"do": "nothing"})
             return config, ""
+        except SandboxUnavailable:
+            raise
         except (Unavailable, OSError, TimeoutError) as error:
             refused = str(error) or "bubblewrap did not start in time"
     who = "its own user and rlimits" if config.fetch_identity is not None else "rlimits"
