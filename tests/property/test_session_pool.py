@@ -263,7 +263,9 @@ class Pool(RuleBasedStateMachine):
 
     async def settle(self) -> None:
         pool = self.rig.pool
-        await until(lambda: pool.warm.settled and not pool._trash.pending)
+        await until(lambda: pool.warm.settled)
+        await pool.cleaned()
+        await until(lambda: pool.warm.settled)
         for _ in range(5):
             await asyncio.sleep(0)
 

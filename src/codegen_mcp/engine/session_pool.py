@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import structlog
 
@@ -31,7 +29,6 @@ from codegen_mcp.engine.session_ender import SessionEnder
 from codegen_mcp.engine.session_maker import SessionMaker, check_request
 from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.session_services import SessionServices
-from codegen_mcp.engine.slot import Slot
 from codegen_mcp.engine.slot_factory import SlotFactory
 from codegen_mcp.engine.state_directory import StateDirectory
 from codegen_mcp.engine.trash import Trash
@@ -105,13 +102,13 @@ class SessionPool:
             waiting_limit=config.waiting_runs,
             isolation=dict(isolation),
         )
-        self._trash = Trash(factory.dismantle, factory.release, freed=lambda: self._warm.nudge())
+        self._trash = Trash(state.new_trash, factory, freed=lambda: self._warm.nudge())
         self._warm = WarmPool(
             config=config,
             default=catalog.default,
             make=factory.make,
             new_directory=state.new_slot,
-            discard=self._discard,
+            discard=self._trash.put,
             room=self._room,
             busy=lambda: self._boots.running > 0,
             free_disk=factory.free_bytes,
@@ -126,7 +123,7 @@ class SessionPool:
             trash=self._trash,
             services=self._services,
             open_workspace=open_workspace,
-            discard=self._discard,
+            discard=self._trash.put,
             boots=self._boots,
             tasks=self._tasks,
         )
@@ -134,7 +131,7 @@ class SessionPool:
             sessions=self._sessions,
             factory=factory,
             records=records,
-            discard=self._discard,
+            discard=self._trash.put,
             ended=self._warm.nudge,
             hooks=self._hooks,
             tasks=self._tasks,
@@ -160,13 +157,13 @@ class SessionPool:
         """
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._trash)
-            clear_remains(self._state, lambda path: self._discard(path, None))
+            clear_remains(self._state, lambda path: self._trash.put(path, None))
             self.adoption = await adopt_sessions(
                 self._state,
                 self._factory,
                 self._records,
                 self._open_workspace,
-                lambda path: self._discard(path, None),
+                lambda path: self._trash.put(path, None),
             )
             for one in self.adoption.adopted:
                 session = Session(one.record, one.slot, one.workspace, self._services, adopted=True)
@@ -312,6 +309,10 @@ class SessionPool:
             return False
         return True
 
+    async def cleaned(self) -> None:
+        """Return when everything of ended sessions was given back and deleted."""
+        await self._trash.flush()
+
     async def close(self, *, keep: bool | None = None) -> None:
         """End every sandbox. Idempotent.
 
@@ -357,25 +358,6 @@ class SessionPool:
         ending = self._ender.begin(session, reason)
         if reason == "idle":
             ending.hurry.set()
-
-    def _discard(self, directory: Path, slot: Slot | None) -> None:
-        """Hand a directory, and the slot that it was, to the trash."""
-        if slot is None:
-            with contextlib.suppress(OSError):
-                directory.rmdir()  # a creation that failed early has left nothing in it
-                return
-        grave = directory
-        if directory.parent != self._state.trash:
-            grave = self._state.new_trash()
-            try:
-                directory.rename(grave)
-            except OSError as error:
-                log.error("trash.not_moved", directory=str(directory), error=error.strerror)
-                grave = directory
-            else:
-                if slot is not None:
-                    slot.moved(grave)
-        self._trash.put(grave, slot)
 
     async def _boot_adopted(self) -> None:
         for session in list(self._sessions.values()):

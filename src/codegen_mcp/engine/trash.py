@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +15,14 @@ import structlog
 
 from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.slot import Slot
+from codegen_mcp.engine.slot_factory import SlotFactory
 from codegen_mcp.engine.trees import remove_tree
-from codegen_mcp.sandbox.base import HostIdentity
 
 log = structlog.get_logger()
 
 NICENESS = 15
 RETRY_PAUSES_S = (0.1, 0.5, 2.0, 10.0)
 """A control group or mount may be busy a moment longer; then its remains wait for a restart."""
-
-Dismantle = Callable[[Slot], Awaitable[bool]]
-Release = Callable[[HostIdentity | None], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -39,12 +36,18 @@ class Trash:
     """Deletes one directory at a time with low priority. An async context manager."""
 
     def __init__(
-        self, dismantle: Dismantle, release: Release, freed: Callable[[], None] = lambda: None
+        self, new_place: Callable[[], Path], factory: SlotFactory, freed: Callable[[], None]
     ) -> None:
-        """Use ``SlotFactory.dismantle`` and ``release``; ``freed`` is called after each entry."""
-        self._dismantle = dismantle
+        """Wire it up.
+
+        Args:
+            new_place: Returns a free name in the trash directory.
+            factory: Takes slots apart.
+            freed: Called whenever something was given back.
+        """
+        self._new_place = new_place
+        self._factory = factory
         self._freed = freed
-        self._release = release
         self._queue: asyncio.Queue[_Remains] = asyncio.Queue()
         self._tasks = OwnedTasks()
         self._thread = ThreadPoolExecutor(1, "trash", initializer=_be_nice)
@@ -67,9 +70,25 @@ class Trash:
         await asyncio.to_thread(self._thread.shutdown)
 
     def put(self, directory: Path, slot: Slot | None) -> None:
-        """Take over a directory in the trash, and the slot that it was."""
+        """Move a directory out of the way, and take it over with the slot that it was."""
+        if slot is None:
+            with contextlib.suppress(OSError):
+                directory.rmdir()  # a creation that failed early has left nothing in it
+                return
+        place = self._new_place()
+        if directory.parent == place.parent:
+            place = directory
+        else:
+            try:
+                directory.rename(place)
+            except OSError as error:
+                log.error("trash.not_moved", directory=str(directory), error=error.strerror)
+                place = directory
+            else:
+                if slot is not None:
+                    slot.moved(place)
         self._pending += 1
-        self._queue.put_nowait(_Remains(directory, slot))
+        self._queue.put_nowait(_Remains(place, slot))
 
     async def progress(self) -> None:
         """Return when one more entry is gone, at once when there is none."""
@@ -108,7 +127,7 @@ class Trash:
 
     async def _delete(self, remains: _Remains) -> bool:
         slot = remains.slot
-        if slot is not None and not await self._dismantle(slot):
+        if slot is not None and not await self._factory.dismantle(slot):
             return False
         loop = asyncio.get_running_loop()
         try:
@@ -118,7 +137,7 @@ class Trash:
             return False
         if slot is not None:
             # Last, so that no file of the old owner can ever belong to a new session.
-            await self._release(slot.identity)
+            await self._factory.release(slot.identity)
         return True
 
 
