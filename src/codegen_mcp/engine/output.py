@@ -36,7 +36,7 @@ class OutputJournal:
         self._room = asyncio.Event()
         self._released = False
         self._dropped = False
-        self._captured = _NOTHING
+        self._captured = NOTHING
 
     @property
     def readers(self) -> int:
@@ -46,7 +46,7 @@ class OutputJournal:
     @property
     def written(self) -> bool:
         """Whether anything was ever printed."""
-        return self._captured is not _NOTHING or bool(self._kept)
+        return self._captured is not NOTHING or bool(self._kept)
 
     @property
     def memory_bytes(self) -> int:
@@ -217,6 +217,6 @@ class OutputJournal:
         return offset
 
 
-_NOTHING = CapturedOutput(
+NOTHING = CapturedOutput(
     stdout=b"", stderr=b"", stdout_bytes=0, stderr_bytes=0, stdout_omitted=0, stderr_omitted=0
 )

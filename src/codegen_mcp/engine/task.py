@@ -18,8 +18,8 @@ from codegen_mcp.engine.base import (
     ResultEvent,
     TaskView,
 )
+from codegen_mcp.engine.no_output import NoOutput
 from codegen_mcp.engine.output import OutputJournal
-from codegen_mcp.engine.output_reader import OutputReader
 
 KEPT_PROGRESS = 64
 """Progress of a task that a later reader is still told, newest last."""
@@ -99,7 +99,7 @@ class Task:
     def __init__(
         self,
         facts: TaskFacts,
-        output: OutputJournal | None,
+        output: OutputJournal | NoOutput | None,
         on_disconnect: OnDisconnect = OnDisconnect.DETACH,
     ) -> None:
         self.facts = facts
@@ -210,12 +210,10 @@ class Task:
             return [], self._reported
         return list(self._progress)[-new:], self._reported
 
-    def detach(self, reader: OutputReader) -> None:
-        """Forget a reader; when the last one leaves early, its ``on_disconnect`` decides."""
-        if self.output is None:
-            return
-        self.output.detach(reader)
-        if not self.output.readers and self.on_disconnect is OnDisconnect.CANCEL:
+    def left(self) -> None:
+        """A reader was detached; when the last one leaves early, ``on_disconnect`` decides."""
+        alone = self.output is not None and not self.output.readers
+        if alone and self.on_disconnect is OnDisconnect.CANCEL and not self._settled:
             self.request_cancel(
                 "cancelled because its last reader disconnected; submit it with on_disconnect "
                 "DETACH to let it go on, and attach again"

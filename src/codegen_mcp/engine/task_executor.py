@@ -18,6 +18,7 @@ from codegen_mcp.engine.base import TaskEvent, TaskSubmission, TaskView
 from codegen_mcp.engine.constraints import check_env, tightened
 from codegen_mcp.engine.fingerprint import fingerprint
 from codegen_mcp.engine.hooks import EngineHooks, NoHooks
+from codegen_mcp.engine.no_output import NoOutput
 from codegen_mcp.engine.output import OutputJournal
 from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.task import Task, TaskFacts
@@ -141,9 +142,11 @@ class TaskExecutor:
             fingerprint=digest,
             submitted_at_ms=self._clock.unix_ms(),
         )
-        output = OutputJournal(
-            self._config.output, self._clock, book.spools.new, limits.output_bytes
-        )
+        output: OutputJournal | NoOutput = NoOutput()
+        if tool.spec.runs_code:
+            output = OutputJournal(
+                self._config.output, self._clock, book.spools.new, limits.output_bytes
+            )
         task = Task(facts, output, submission.on_disconnect)
         context = TaskContext(
             task,
@@ -152,7 +155,6 @@ class TaskExecutor:
             limits=limits,
             default_timeout=not submission.constraints.timeout_s,
             env=submission.env,
-            runs_code=tool.spec.runs_code,
             installer=self._installers.get(session.interpreter.language),
             config=self._config,
             clock=self._clock,
@@ -199,7 +201,7 @@ class TaskExecutor:
             _check_lost_output(task, stdout_offset, stderr_offset)
             yield await book.end_of(task, model)
             return
-        reader = output.attach(stdout_offset, stderr_offset)
+        reader: Any = output.attach(stdout_offset, stderr_offset)
         try:
             reported = 0
             while True:
@@ -222,7 +224,8 @@ class TaskExecutor:
                     await reader.wait()
             yield await book.end_of(task, model)
         finally:
-            task.detach(reader)
+            output.detach(reader)
+            task.left()
 
     async def cancel(self, task_id: str, session_id: str, reason: str) -> tuple[bool, str]:
         """Cancel and wait for the end; the state is the one that the cancel met."""

@@ -126,8 +126,18 @@ def _facts(facts: TaskFacts) -> str:
 
 def _metadata(metadata: TaskMetadata) -> str:
     parts = [f'"ended_by":{metadata.ended_by:d}']
-    numbers = [(name, getattr(metadata, name)) for name in _METADATA_NUMBERS]
-    parts += [f'"{name}":{value}' for name, value in numbers if value]
+    parts.append(
+        f'"start_time_ms":{metadata.start_time_ms},"end_time_ms":{metadata.end_time_ms},'
+        f'"duration_ms":{metadata.duration_ms}'
+    )
+    if metadata.exit_code or metadata.signal:
+        parts.append(f'"exit_code":{metadata.exit_code},"signal":{metadata.signal}')
+    if metadata.stdout_bytes or metadata.stderr_bytes:
+        parts.append(
+            f'"stdout_bytes":{metadata.stdout_bytes},"stderr_bytes":{metadata.stderr_bytes},'
+            f'"stdout_omitted":{metadata.stdout_omitted},'
+            f'"stderr_omitted":{metadata.stderr_omitted}'
+        )
     if metadata.remedy:
         parts.append(f'"remedy":{_dumps(metadata.remedy)}')
     if metadata.limits_hit:

@@ -15,6 +15,7 @@ from codegen_mcp.core.errors import NotFound, WorkerError
 from codegen_mcp.core.task import EndedBy, Outcome
 from codegen_mcp.engine.base import ErrorEvent, ResultEvent, TaskMetadata
 from codegen_mcp.engine.hooks import EngineHooks
+from codegen_mcp.engine.no_output import NoOutput
 from codegen_mcp.engine.output import OutputJournal
 from codegen_mcp.engine.task import Task, TaskEnd
 from codegen_mcp.engine.task_book import TaskBook
@@ -37,7 +38,7 @@ class TaskRun:
     """Everything that one run of a task holds; ``perform`` gives all of it back."""
 
     task: Task
-    output: OutputJournal
+    output: OutputJournal | NoOutput
     tool: Tool[Any, Any]
     arguments: ToolModel | WorkerError
     context: TaskContext

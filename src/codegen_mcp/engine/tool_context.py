@@ -13,6 +13,7 @@ from codegen_mcp.core.output import OutputSink
 from codegen_mcp.core.task import Command, EndedBy, Outcome, Stream
 from codegen_mcp.engine.constraints import checked_timeout
 from codegen_mcp.engine.head_tail import HeadTail
+from codegen_mcp.engine.no_output import NoOutput
 from codegen_mcp.engine.output import OutputJournal
 from codegen_mcp.engine.task import Task
 from codegen_mcp.engine.task_config import TaskConfig
@@ -36,12 +37,11 @@ class TaskContext:
         self,
         task: Task,
         session: TaskSession,
-        output: OutputJournal,
+        output: OutputJournal | NoOutput,
         *,
         limits: RunLimits,
         default_timeout: bool,
         env: Mapping[str, str],
-        runs_code: bool,
         installer: Installer | None,
         config: TaskConfig,
         clock: Clock,
@@ -52,7 +52,6 @@ class TaskContext:
         self._limits = limits
         self._default_timeout = default_timeout
         self._env = env
-        self._runs_code = runs_code
         self._installer = installer
         self._config = config
         self._clock = clock
@@ -104,13 +103,14 @@ class TaskContext:
 
     async def run(self, command: Command) -> Outcome:
         """Run code; a cancel of the task ends it and is its outcome."""
+        sink = self._sink()
         command = replace(command, env={**self._env, **command.env})
         loop = asyncio.get_running_loop()
         # From its timeout on a run is being ended: then no reader may hold its last bytes back.
         timer = loop.call_later(command.limits.timeout_s, self._output.release)
         began = self._clock.monotonic()
         try:
-            return await self._run(command, self._output)
+            return await self._run(command, sink)
         except asyncio.CancelledError:
             cancellation = self._task.cancellation
             if cancellation is None or self._absorbed is not None:
@@ -135,7 +135,7 @@ class TaskContext:
             raise NotImplementedYet(
                 f"packages cannot be installed for {self._session.interpreter.language!r}"
             )
-        self._check_may_run()
+        self._sink()
         result = await self._installer.install(
             request,
             interpreter=self._session.interpreter,
@@ -159,7 +159,8 @@ class TaskContext:
         return outcome, sink.data(Stream.STDOUT), sink.data(Stream.STDERR)
 
     async def _run(self, command: Command, sink: OutputSink) -> Outcome:
-        self._check_may_run()
+        if self._absorbed is not None:
+            raise asyncio.CancelledError
         for attempt in range(_ATTEMPTS):
             sandbox = await self._session.sandbox()
             try:
@@ -180,11 +181,10 @@ class TaskContext:
             self.peak = replace(sandbox.usage(), cpu_us=0)
             raise
 
-    def _check_may_run(self) -> None:
-        if not self._runs_code:
+    def _sink(self) -> OutputJournal:
+        if isinstance(self._output, NoOutput):
             raise WorkerError(f"tool {self._task.facts.tool!r} ran code without saying runs_code")
-        if self._absorbed is not None:
-            raise asyncio.CancelledError
+        return self._output
 
 
 class _Capture:
