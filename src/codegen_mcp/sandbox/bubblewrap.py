@@ -31,6 +31,8 @@ from codegen_mcp.sandbox.launcher import ENVIRONMENT, Spawner
 from codegen_mcp.sandbox.preconditions import check_directories, check_identity
 from codegen_mcp.sandbox.probe import enforcement, self_test
 
+SEARCHED = "/usr/bin:/bin:/usr/local/bin"
+"""Where the program is looked for, whatever the worker's PATH."""
 _NO_PROC = "mount proc"
 """What bubblewrap says where the kernel refuses a new /proc."""
 
@@ -136,7 +138,7 @@ def find_bubblewrap() -> str:
     Raises:
         SandboxUnavailable: It is missing, or is installed with privileges.
     """
-    path = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
+    path = shutil.which("bwrap", path=SEARCHED)
     if path is None:
         raise SandboxUnavailable("bwrap is not installed; try: apt-get install bubblewrap")
     if os.stat(path).st_mode & stat.S_ISUID:

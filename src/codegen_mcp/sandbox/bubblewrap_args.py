@@ -69,6 +69,8 @@ def write_recipe(
             refuses to mount one (its own is masked, as in most containers).
     """
     _walls(out)
+    if private_proc:
+        out.add("--disable-userns")  # writes to /proc/sys; elsewhere seccomp alone refuses them
     _system(out)
     _kernel_files(out, spec.limits.tmp_bytes, private_proc=private_proc)
     _session(out, spec, guest)
@@ -83,7 +85,7 @@ def write_recipe(
 
 
 def _walls(out: Arguments) -> None:
-    out.add("--unshare-user", "--uid", UID, "--gid", UID, "--disable-userns")
+    out.add("--unshare-user", "--uid", UID, "--gid", UID)
     out.add("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--unshare-cgroup")
     out.add("--hostname", "sandbox", "--die-with-parent", "--new-session", "--as-pid-1")
     out.add("--cap-drop", "ALL", "--clearenv")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from codegen_mcp.core.errors import WorkerError
@@ -16,7 +16,7 @@ from codegen_mcp.sandbox.base import (
     Probe,
     SandboxBackend,
 )
-from codegen_mcp.sandbox.selftest.attack import Verdict
+from codegen_mcp.sandbox.selftest.attack import Attack, Verdict
 from codegen_mcp.sandbox.selftest.catalogue import ATTACKS, QUICK
 from codegen_mcp.sandbox.selftest.runner import (
     SHARED_USER,
@@ -62,8 +62,9 @@ async def self_test(
     enforces: Mapping[str, Enforcement],
     *,
     version: str = "",
+    attacks: Sequence[Attack] = QUICK,
 ) -> Probe:
-    """Boot a sandbox and run the quick attacks in it; never raises but when cancelled.
+    """Boot a sandbox and run attacks in it; never raises but when cancelled.
 
     A wall that falls makes the backend unavailable: better none than one that does not hold.
     """
@@ -72,7 +73,7 @@ async def self_test(
     )
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            results = await Campaign(backend, config, level).run(QUICK, neighbour=False)
+            results = await Campaign(backend, config, level).run(attacks, neighbour=False)
     except TimeoutError:
         return dataclasses.replace(probe, reason=f"the self-test took over {TIMEOUT_S:.0f} s")
     except WorkerError as error:

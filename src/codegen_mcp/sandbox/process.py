@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -40,6 +41,7 @@ from codegen_mcp.sandbox.launched import LaunchedGuest, launch, or_end
 from codegen_mcp.sandbox.launcher import Spawner
 from codegen_mcp.sandbox.preconditions import check_directories, check_identity
 from codegen_mcp.sandbox.probe import enforcement, self_test
+from codegen_mcp.sandbox.selftest.works import WORKS
 
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
@@ -132,16 +134,13 @@ class ProcessBackend:
     async def probe(self) -> Probe:
         """Boot one and try its walls from inside."""
         abi = landlock.abi()
-        version = f"landlock-{abi}" if self._hardened else ""
-        own_uid = self._config.identity is not None
         strong = dict.fromkeys(("memory", "pids"), Enforcement.RLIMIT)
-        if self._hardened:
-            strong |= dict.fromkeys(("filesystem", "network", "syscalls"), Enforcement.KERNEL)
-            if own_uid or abi >= landlock.SIGNAL_SCOPE:
-                strong["processes"] = Enforcement.KERNEL
-        return await self_test(
-            self, self._config, self.level, enforcement(self._config, strong), version=version
-        )
+        strong |= dict.fromkeys(("filesystem", "network", "syscalls"), Enforcement.KERNEL)
+        if self._config.identity is not None or abi >= landlock.SIGNAL_SCOPE:
+            strong["processes"] = Enforcement.KERNEL
+        enforces = enforcement(self._config, strong)
+        version = f"landlock-{abi}"
+        return await self_test(self, self._config, self.level, enforces, version=version)
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """Boot a sandbox."""
@@ -239,6 +238,13 @@ class BareProcessBackend(ProcessBackend):
                 "--require-isolation process-bare together"
             )
         super().__init__(config)
+
+    async def probe(self) -> Probe:
+        """Boot one; there are no walls to try."""
+        limited = dict.fromkeys(("memory", "pids"), Enforcement.RLIMIT)
+        enforces = enforcement(self._config, limited)
+        probe = await self_test(self, self._config, self.level, enforces, attacks=WORKS)
+        return dataclasses.replace(probe, reason=probe.reason or "confines nothing but the user")
 
 
 def point(link: Path, target: Path) -> None:

@@ -70,7 +70,7 @@ def run_as(
 
 async def attacks(ground: Ground, name: str) -> object:
     """Run every attack: {attack: [verdict, seen]}, and the conditions they ran under."""
-    with ground.config(volume="plain") as config:
+    with ground.config() as config:
         backend = registry.create(name, config)
         probe = await backend.probe()
         if not probe.available:

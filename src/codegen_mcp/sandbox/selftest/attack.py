@@ -44,6 +44,8 @@ class Attack:
     gaps: Mapping[str, str] = field(default_factory=dict)
     """Condition (``runner.conditions``: an isolation level, ``no-memory-group``, ...) to why it
     gets through there."""
+    depends_on_load: bool = False
+    """A gap may go unseen on a busy machine."""
     quick: bool = False
     """Part of every probe."""
     timeout_s: float = 10.0

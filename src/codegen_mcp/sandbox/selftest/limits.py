@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from codegen_mcp.core.task import EndedBy
-from codegen_mcp.sandbox.base import IsolationLevel
 from codegen_mcp.sandbox.selftest.attack import Attack
 
 _MEMORY = "https://docs.kernel.org/admin-guide/cgroup-v2.html#memory"
 _RLIMIT = "https://man7.org/linux/man-pages/man2/setrlimit.2.html"
-_SHARED = (IsolationLevel.PROCESS_HARDENED.value,)
 _ALIVE = """held("and the next run was served")"""
 _EATEN = (EndedBy.MEMORY,)
 _EACH = {"no-memory-group": "without a control group RLIMIT_AS bounds each process alone"}
@@ -51,7 +49,6 @@ broken(sum(os.wait()[1] == 0 for _ in range(8)), "of 8 processes had 100 MiB eac
     Attack(
         name="fill /tmp and /dev/shm",
         wall="memory",
-        gaps=dict.fromkeys(_SHARED, "/dev/shm is the host's, TMPDIR is on the volume"),
         source="https://man7.org/linux/man-pages/man5/tmpfs.5.html",
         code="""
 import tempfile
@@ -96,7 +93,6 @@ broken(len(fds) * 16, "MiB")
     Attack(
         name="hide memory in pipes",
         wall="memory",
-        gaps=_EACH,
         source="https://man7.org/linux/man-pages/man7/pipe.7.html",
         code="""
 pipes, n = [], 0
@@ -259,6 +255,7 @@ broken(n)
         name="use every processor",
         wall="cpu",
         gaps={"no-cpu-group": "only a control group bounds CPU bandwidth"},
+        depends_on_load=True,
         source="https://docs.kernel.org/scheduler/sched-bwc.html",
         code="""
 for _ in range(4):

@@ -63,7 +63,6 @@ held(error) if slow < 2 else broken("took", slow)
         name="list the host's interfaces and connections",
         wall="network",
         source="https://man7.org/linux/man-pages/man5/proc_pid_net.5.html",
-        gaps=dict.fromkeys(_SHARED, "there is no network namespace: interfaces can be listed"),
         code="""
 error, names = attempt(lambda: [name for _, name in socket.if_nameindex()])
 error, more = attempt(
