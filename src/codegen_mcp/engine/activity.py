@@ -29,6 +29,7 @@ class Activity:
         self._unused = asyncio.Event()
         self._unused.set()
         self._closed: WorkerError | None = None
+        self._cut = False
         self._last = clock.monotonic()
         self.last_ms = clock.unix_ms() if last_ms is None else last_ms
         """Unix milliseconds of the last use."""
@@ -75,7 +76,8 @@ class Activity:
         Raises:
             WorkerError: ``close`` was called.
         """
-        self.check_open()
+        if self._closed is not None:
+            raise self._closed
         self._uses += 1
         self._unused.clear()
         self.touch()
@@ -87,25 +89,28 @@ class Activity:
             if not self._uses:
                 self._unused.set()
 
-    def check_open(self) -> None:
-        """Raise what ``close`` was given."""
-        if self._closed is not None:
-            raise self._closed
-
     def close(self, error: WorkerError) -> None:
-        """Refuse further ``use``."""
+        """Refuse further ``use``; what is under way goes on until ``cancel_all``."""
         self._closed = error
 
-    async def unused(self) -> None:
-        """Return when no file call is under way."""
-        await self._unused.wait()
+    def check_uncut(self) -> None:
+        """Raise what ``close`` was given, once ``cancel_all`` was called."""
+        if self._cut and self._closed is not None:
+            raise self._closed
 
     async def quiet(self) -> None:
         """Return when no task is under way."""
         await self._quiet.wait()
 
+    async def still(self) -> None:
+        """Return when neither a task nor a file call is under way."""
+        while self.busy:
+            await self._quiet.wait()
+            await self._unused.wait()
+
     def cancel_all(self, reason: str) -> None:
-        """Ask every task to end."""
+        """Ask every task to end, and file calls at their next step."""
+        self._cut = True
         for cancel in list(self._cancels.values()):
             if cancel is not None:
                 try:

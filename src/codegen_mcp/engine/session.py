@@ -316,9 +316,7 @@ class Session:
 
     async def quiet(self) -> None:
         """Return when no task and no file call is under way."""
-        while self._activity.busy:
-            await self._activity.quiet()
-            await self._activity.unused()
+        await self._activity.still()
 
     async def end(self, *, hurry: asyncio.Event, grace_s: float, reason: str) -> None:
         """Stop everything in it: wait, then cancel, then kill. Nothing of it runs afterwards.
@@ -329,8 +327,8 @@ class Session:
             reason: What cancelled tasks are told.
         """
         self.close_door()
-        if self._activity.active and not hurry.is_set():
-            await _first(self._activity.quiet(), hurry.wait(), timeout_s=grace_s)
+        if self._activity.busy and not hurry.is_set():
+            await _first(self._activity.still(), hurry.wait(), timeout_s=grace_s)
         self._line.close(not_found(self.session_id))
         self._activity.cancel_all(reason)
         if self._booting is not None:

@@ -327,7 +327,10 @@ class SessionPool:
         await self._warm.__aexit__(None, None, None)
         sessions = list(self._sessions.values())
         if keep:
-            await asyncio.gather(*(self._ender.put_down(session) for session in sessions))
+            ends = [self._ender.put_down(session) for session in sessions]
+            for error in await asyncio.gather(*ends, return_exceptions=True):
+                if error is not None:
+                    log.error("session.not_put_down", error=repr(error))
         else:
             for session in sessions:
                 self._ender.begin(session, "closed").hurry.set()

@@ -9,7 +9,7 @@ from codegen_mcp.tools.base import FileStat, Workspace
 
 
 class TrackedWorkspace:
-    """Passes every call on; refuses them, also half-way, once the session is destroyed."""
+    """Passes every call on; a destroyed session refuses them and ends streams half-way."""
 
     def __init__(self, inner: Workspace, activity: Activity) -> None:
         self._inner = inner
@@ -62,7 +62,7 @@ class TrackedWorkspace:
     async def read_chunks(self, path: str | bytes, chunk_bytes: int) -> AsyncIterator[bytes]:
         """Pass on; in use until the last chunk is taken."""
         with self._activity.use():
-            async for chunk in self._while_open(self._inner.read_chunks(path, chunk_bytes)):
+            async for chunk in self._until_cut(self._inner.read_chunks(path, chunk_bytes)):
                 yield chunk
 
     async def write_chunks(
@@ -79,14 +79,14 @@ class TrackedWorkspace:
         with self._activity.use():
             return await self._inner.write_chunks(
                 path,
-                self._while_open(chunks),
+                self._until_cut(chunks),
                 create_dirs=create_dirs,
                 mode=mode,
                 expected_size=expected_size,
                 expected_sha256=expected_sha256,
             )
 
-    async def _while_open(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _until_cut(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for chunk in chunks:
-            self._activity.check_open()
+            self._activity.check_uncut()
             yield chunk

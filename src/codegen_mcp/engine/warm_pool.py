@@ -239,19 +239,18 @@ class WarmPool:
         return key.applied_to(self._config.default_limits)
 
     def _trim(self) -> None:
-        """Let go what is surplus: no room for it, or of a kind that is not asked for any more."""
-        for slot in [one for one in self._ready if one.key not in self._wanted()]:
-            self._ready.remove(slot)
-            self._drop(slot)
+        """Let go what is dead or surplus: no room for it, or a kind that nobody asks for now."""
+        wanted = {key for key, (demand, _) in self._kinds.items() if not demand.forgotten}
+        for slot in list(self._ready):
+            if slot.key not in wanted or slot.sandbox is None or not slot.sandbox.alive:
+                self._ready.remove(slot)
+                self._drop(slot)
         while len(self._ready) > max(self._room(), 0):
             self._drop(self._ready.pop(0))
         if len(self._ready) > self.target and self._clock.monotonic() >= self._next_trim:
             self._next_trim = self._clock.monotonic() + TICK_S  # demand may well come back
             self._drop(self._ready.pop(0))
         self._changed()
-
-    def _wanted(self) -> set[SlotKey]:
-        return {key for key, (demand, _) in self._kinds.items() if not demand.forgotten}
 
     def _drop(self, slot: Slot) -> None:
         self._discard(slot.directory, slot)

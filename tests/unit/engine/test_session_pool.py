@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +182,42 @@ async def test_a_gentle_destroy_waits_for_the_task_and_keeps_its_place(tmp_path:
             assert not destroy.done()
         await destroy
         assert rig.pool.capacity().active == 0
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_gentle_destroy_lets_an_upload_finish_and_a_forced_one_cuts_it(
+    tmp_path: Path, force: bool
+) -> None:
+    more, begun = asyncio.Event(), asyncio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"a"
+        begun.set()
+        await more.wait()
+        yield b"b"
+
+    async with MemoryPool(tmp_path, replace(COLD, grace_s=30)) as rig:
+        session_id = (await rig.pool.create(SessionConfig())).session_id
+        upload = asyncio.create_task(
+            rig.pool.workspace(session_id).write_chunks(
+                "f",
+                chunks(),
+                create_dirs=False,
+                mode=None,
+                expected_size=None,
+                expected_sha256=None,
+            )
+        )
+        await begun.wait()
+        destroy = asyncio.create_task(rig.pool.destroy(session_id, force=force))
+        await until(lambda: destroy.done() == force)
+        more.set()
+        if force:
+            with pytest.raises(NotFound):
+                await upload
+        else:
+            assert (await upload)[0] == 2
+        await destroy
 
 
 async def test_a_gentle_destroy_cancels_the_task_after_the_grace(tmp_path: Path) -> None:
