@@ -1,11 +1,12 @@
 """A program in a session behaves as under ``python FILE``.
 
-Each program in ``fidelity/programs`` runs three ways in one real sandbox: in the forked
-interpreter, in a fresh one (forced by an environment variable), and as the reference through
+Each program in ``fidelity/programs`` runs three ways in real sandboxes: in the forked interpreter,
+in a fresh one (forced by an environment variable), and as the reference through
 ``/venv/bin/python``. Output, exit code, signal and every file left in the workspace must be equal.
 
 A program may have a directory of the same name beside it, copied into the workspace with it.
 Comments in it set the runs: ``# args:`` (each line is a run), ``# stdin:`` (with escapes).
+FIDELITY_PYTHON names another interpreter than the system's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pytest
 import pytest_asyncio
 
 import codegen_mcp.sandbox.guest
+from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import GIB, MIB, ResourceLimits, RunLimits
 from codegen_mcp.core.task import Argv, Command, PythonFile, Stream
 from codegen_mcp.languages.python.environment import make_environment
@@ -110,7 +112,7 @@ class ListSink:
 
 
 class Place:
-    """A sandbox and its workspace on the host."""
+    """One sandbox and its workspace on the host."""
 
     def __init__(self, sandbox: Sandbox, workspace: Path, identity: HostIdentity | None) -> None:
         self.sandbox = sandbox
@@ -182,50 +184,66 @@ def state_directory() -> Iterator[Path]:
         shutil.rmtree(state)
 
 
+@contextlib.asynccontextmanager
+async def booted(
+    state: Path, number: int, interpreter: Interpreter, guest: Path
+) -> AsyncIterator[Place]:
+    """One sandbox over a plain volume."""
+    uid = 231_000 + number
+    identity = HostIdentity(uid=uid, gid=uid) if os.geteuid() == 0 else None
+    limits = ResourceLimits(memory_bytes=4 * GIB, disk_bytes=64 * MIB)
+    slot = state / f"slot{number}"
+    slot.mkdir(mode=0o711)
+    volume = await PlainDriver(VolumeConfig(state_directory=state, reserve_bytes=0)).create(
+        slot, limits.disk_bytes, identity
+    )
+    make_environment(interpreter, volume.root / "venv", identity)
+    backend = BubblewrapBackend(
+        BackendConfig(guest_directory=guest, state=state, interpreter=interpreter)
+    )
+    sandbox = await backend.create(
+        SandboxSpec(
+            sandbox_id=f"fidelity-{number}",
+            volume=volume,
+            interpreter=interpreter,
+            limits=limits,
+            identity=identity,
+            cgroup=None,
+        )
+    )
+    try:
+        yield Place(sandbox, volume.root / "workspace", identity)
+    finally:
+        await sandbox.aclose()
+        await volume.detach()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def place() -> AsyncIterator[Place]:
-    identity = HostIdentity(uid=231_007, gid=231_007) if os.geteuid() == 0 else None
+async def places() -> AsyncIterator[dict[str, Place]]:
+    """A sandbox for each way, so that the three run beside each other."""
+    identity = HostIdentity(uid=231_000, gid=231_000) if os.geteuid() == 0 else None
     with state_directory() as state:
-        discovery = InterpreterDiscovery(state, identity=identity)
-        interpreters = await discovery.discover()
-        guest = install_guest(
-            Path(codegen_mcp.sandbox.guest.__file__).parent, state, interpreters[:1]
+        explicit = os.environ.get("FIDELITY_PYTHON")
+        discovery = InterpreterDiscovery(
+            state, identity=identity, explicit=[Path(explicit)] if explicit else []
         )
-        slot = state / "slot"
-        slot.mkdir(mode=0o711)
-        limits = ResourceLimits(memory_bytes=4 * GIB, disk_bytes=64 * MIB)
-        volume = await PlainDriver(VolumeConfig(state_directory=state, reserve_bytes=0)).create(
-            slot, limits.disk_bytes, identity
-        )
-        make_environment(interpreters[0], volume.root / "venv", identity)
-        backend = BubblewrapBackend(
-            BackendConfig(guest_directory=guest, state=state, interpreter=interpreters[0])
-        )
-        sandbox = await backend.create(
-            SandboxSpec(
-                sandbox_id="fidelity",
-                volume=volume,
-                interpreter=interpreters[0],
-                limits=limits,
-                identity=identity,
-                cgroup=None,
-            )
-        )
-        try:
-            yield Place(sandbox, volume.root / "workspace", identity)
-        finally:
-            await sandbox.aclose()
-            await volume.detach()
-            discovery.close()
+        interpreter = (await discovery.discover())[0]
+        source = Path(codegen_mcp.sandbox.guest.__file__).parent
+        guest = install_guest(source, state, [interpreter])
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(discovery.close)
+            yield {
+                way: await stack.enter_async_context(booted(state, number, interpreter, guest))
+                for number, way in enumerate(WAYS)
+            }
 
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.name)
-async def test_it_is_as_under_the_interpreter(place: Place, case: Case) -> None:
-    seen = {}
-    for way in WAYS:
-        async with asyncio.timeout(40):
-            seen[way] = await place.run(case, way)
+async def test_it_is_as_under_the_interpreter(places: dict[str, Place], case: Case) -> None:
+    async with asyncio.timeout(40):
+        results = await asyncio.gather(*(places[way].run(case, way) for way in WAYS))
+    seen = dict(zip(WAYS, results, strict=True))
 
     assert seen["forked"] == seen["fresh"]
     if case.program.stem not in MORE_OUTPUT:

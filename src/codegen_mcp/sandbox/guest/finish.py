@@ -122,7 +122,7 @@ def end(status: int, before: set[str]) -> None:
         try:
             frames.call(threading._shutdown)
         except BaseException as error:
-            unraisable(error, threading)
+            unraisable(error, threading, "threading shutdown")
     if "atexit" in sys.modules:
         try:
             frames.call(sys.modules["atexit"]._run_exitfuncs)
@@ -163,13 +163,19 @@ def flush(stream: object, quiet: bool = False) -> bool:
         frames.call(stream.flush)  # type: ignore[attr-defined]
     except BaseException as error:
         if not quiet:
-            unraisable(error, stream)
+            unraisable(error, stream, "flushing sys.stdout")
         return False
     return True
 
 
-def unraisable(error: BaseException, what: object) -> None:
-    """Hand an exception that nobody can catch to sys.unraisablehook."""
+def unraisable(error: BaseException, what: object, doing: str) -> None:
+    """Hand an exception that nobody can catch to sys.unraisablehook.
+
+    Until Python 3.12 it is told the object, since then what was done.
+    """
+    message = None
+    if sys.version_info >= (3, 13):
+        what, message = None, "Exception ignored on " + doing
 
     class Raises:
         def __del__(self) -> None:
@@ -184,7 +190,7 @@ def unraisable(error: BaseException, what: object) -> None:
     error = error.with_traceback(trace)
     make = type(seen[0])
     try:
-        frames.call(hook, make((type(error), error, trace, None, what)))  # type: ignore[call-arg]
+        frames.call(hook, make((type(error), error, trace, message, what)))  # type: ignore[call-arg]
     except BaseException:
         pass
 

@@ -27,8 +27,9 @@ class Program:
         self.arguments = arguments
         self.source = code
         self.site_packages = config.site_packages
-        self.path = os.path.join(os.getcwd(), name) if self.is_file else name
-        """What tracebacks show: absolute for a file since Python 3.9."""
+        absolute = self.is_file and sys.version_info >= (3, 9)
+        self.path = os.path.join(os.getcwd(), name) if absolute else name
+        """What tracebacks show."""
         self.code: object = None
         self.error: BaseException | None = None
         self.warnings = ""
@@ -173,6 +174,8 @@ def become_environment(config: Config) -> None:
 
     template, venv = config.template, config.venv
     sys.executable = venv + "/bin/python"
+    if getattr(sys, "_base_executable", "").startswith(template + "/"):  # until Python 3.10
+        sys._base_executable = sys.executable
     sys.prefix = sys.exec_prefix = venv
     site.PREFIXES[:] = [venv if prefix == template else prefix for prefix in site.PREFIXES]
     gone = (config.guest, template)

@@ -1,7 +1,9 @@
 import os
 import threading
 import time
+import warnings
 
+warnings.simplefilter("ignore", DeprecationWarning)  # names the process id
 lock = threading.Lock()
 started = threading.Event()
 
