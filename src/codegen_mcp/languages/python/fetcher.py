@@ -8,13 +8,14 @@ checks hashes and copies them in. Requests for the same thing at the same time s
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from codegen_mcp.core.errors import LimitExceeded, StoreUnavailable, WorkerError
+from codegen_mcp.core.errors import Full, LimitExceeded, StoreUnavailable, WorkerError
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.languages.base import Progress
 from codegen_mcp.languages.python import index_links
@@ -188,6 +189,10 @@ class PackageFetcher:
             )
         except WorkerError as error:
             joint.result = error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            joint.result = Full("the worker has no disk space left for packages; try again later")
         finally:
             joint.finished = time.monotonic()
 

@@ -99,7 +99,8 @@ class FetchJob:
         if answer.get("code") != 0:
             fetcher_words.raise_if_unavailable(self._index, words, self.counters)
             return Resolution((), words, int(answer.get("code") or 1))
-        return Resolution(read_lock(str(answer.get("lock", "")), self._interpreter), words, 0)
+        lock = str(answer.get("lock", ""))
+        return Resolution(await asyncio.to_thread(read_lock, lock, self._interpreter), words, 0)
 
     def missing(self, files: Sequence[RemoteFile]) -> list[RemoteFile]:
         """Return those that the wheelhouse does not have."""

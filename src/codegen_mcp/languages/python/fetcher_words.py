@@ -87,7 +87,8 @@ def _raise_if_over_limit(counters: ProxyCounters) -> None:
 def _unavailable(index: Index, words: str, counters: ProxyCounters) -> StoreUnavailable:
     evidence: Sequence[tuple[str, str]] = counters.unreachable or counters.refused
     why = "; ".join(f"{target}: {reason}" for target, reason in evidence[:3])
+    why = index.hide_secrets(why or last_lines(words, 600))
     return StoreUnavailable(
-        f"the package index {index.public_url} does not deliver: {why or last_lines(words, 600)}",
+        f"the package index {index.public_url} does not deliver: {why}",
         metadata={"index": index.public_url},
     )

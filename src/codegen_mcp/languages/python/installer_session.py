@@ -71,7 +71,7 @@ class InstallSession:
         self.asked += 1
         ended = False
         try:
-            run = _command(program, {**job, "places": places}, self.remaining_s)
+            run = self._command(program, {**job, "places": places}, self.remaining_s)
             outcome, stdout, stderr = await self.run(run)
             ended = outcome.ended_by is EndedBy.EXIT or outcome.sandbox_lost
         finally:
@@ -85,7 +85,7 @@ class InstallSession:
         job = {"do": "clear", "places": self._places(view)}
         try:
             async with asyncio.timeout(_CLEAR_S):
-                await self.run(_command(GUEST, job, _CLEAR_S))
+                await self.run(self._command(GUEST, job, _CLEAR_S))
         except (WorkerError, TimeoutError) as error:
             _log.info("packages.clear_failed", reason=str(error))
 
@@ -101,12 +101,12 @@ class InstallSession:
             {"venv": str(self.venv), "uv": uv, "wheels": wheels},
         ]
 
-
-def _command(program: str, job: Mapping[str, Any], timeout_s: float) -> Command:
-    """Return the run; variables that change how programs start are emptied for it."""
-    return Command(
-        program=Argv(("python", "-I", "-S", "-c", program)),
-        limits=RunLimits(timeout_s=timeout_s, output_bytes=_OUTPUT_BYTES),
-        env={"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""},
-        stdin=json.dumps(job).encode(),
-    )
+    def _command(self, program: str, job: Mapping[str, Any], timeout_s: float) -> Command:
+        """Return the run; variables that change how programs start are emptied for it."""
+        python = str(self.interpreter.executable)
+        return Command(
+            program=Argv((python, "-I", "-S", "-c", program)),
+            limits=RunLimits(timeout_s=timeout_s, output_bytes=_OUTPUT_BYTES),
+            env={"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""},
+            stdin=json.dumps(job).encode(),
+        )

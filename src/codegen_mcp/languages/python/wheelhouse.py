@@ -24,6 +24,7 @@ import secrets
 import shutil
 import stat
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,7 +98,8 @@ class Wheelhouse:
         self._lock = threading.RLock()
         self._files: dict[str, _File] = {}
         self._views: dict[str, View] = {}
-        self._in_use: dict[str, int] = {}
+        self._use_lock = threading.Lock()
+        self._in_use: Counter[str] = Counter()
         self._generation = 0
         self._everything: dict[str, tuple[int, int]] = {}
 
@@ -129,14 +131,15 @@ class Wheelhouse:
                     shutil.rmtree(entry.path)
 
     def find(self, key: str) -> View | None:
-        """Return the view of a resolution, however old."""
-        with self._lock:
-            return self._views.get(key)
+        """Return the view of a resolution, however old; it counts as used now. Never waits."""
+        view = self._views.get(key)
+        if view is not None:
+            view.used_ms = self._clock.unix_ms()
+        return view
 
     def has(self, sha256: str) -> bool:
-        """Whether a wheel is here."""
-        with self._lock:
-            return sha256 in self._files
+        """Whether a wheel is here. Never waits."""
+        return sha256 in self._files
 
     def age_s(self, view: View) -> float:
         """Seconds since the index was asked."""
@@ -219,23 +222,27 @@ class Wheelhouse:
 
     @contextlib.contextmanager
     def using(self, view: View) -> Iterator[str]:
-        """Keep a view from being removed; gives its path relative to the wheelhouse."""
+        """Keep a view from being removed; gives its path relative to the wheelhouse.
+
+        Waits for nothing longer than a count.
+        """
         now = self._clock.unix_ms()
-        with self._lock:
-            self._in_use[view.directory] = self._in_use.get(view.directory, 0) + 1
-            view.used_ms = now
-            for sha256 in view.files:
-                if sha256 in self._files:
-                    self._files[sha256].used_ms = now
+        with self._use_lock:
+            self._in_use[view.directory] += 1
+        view.used_ms = now
+        for sha256 in view.files:
+            if (file := self._files.get(sha256)) is not None:
+                file.used_ms = now
         try:
             yield f"views/{view.directory}"
         finally:
-            with self._lock:
+            with self._use_lock:
                 self._in_use[view.directory] -= 1
-                if not self._in_use[view.directory]:
+                left = not self._in_use[view.directory]
+                if left:
                     del self._in_use[view.directory]
-                    if self._views.get(view.key) is not view:
-                        self._remove_directory(view.directory)
+            if left and self._views.get(view.key) is not view:
+                self._remove_directory(view.directory)
 
     def _path(self, sha256: str, name: str) -> Path:
         if name.endswith(".whl"):
@@ -287,15 +294,19 @@ class Wheelhouse:
     def _replace(self, view: View) -> None:
         old = self._views.get(view.key)
         self._views[view.key] = view
-        if old is not None and old.directory not in self._in_use:
+        if old is not None and not self._is_used(old):
             self._remove_directory(old.directory)
+
+    def _is_used(self, view: View) -> bool:
+        with self._use_lock:
+            return view.directory in self._in_use
 
     def _remove_directory(self, directory: str) -> None:
         shutil.rmtree(self.root / "views" / directory, ignore_errors=True)
 
     def _drop_view(self, view: View) -> None:
         del self._views[view.key]
-        if view.directory not in self._in_use:
+        if not self._is_used(view):
             self._remove_directory(view.directory)
 
     def _evict(self, keep: View) -> None:
@@ -309,7 +320,7 @@ class Wheelhouse:
             if total <= self._max_bytes:
                 break
             holders = [view for view in self._views.values() if sha256 in view.files]
-            if sha256 in kept or any(view.directory in self._in_use for view in holders):
+            if sha256 in kept or any(self._is_used(view) for view in holders):
                 continue
             for view in holders:
                 self._drop_view(view)
