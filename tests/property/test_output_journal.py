@@ -40,7 +40,7 @@ def small(**changes: int | float) -> OutputConfig:
 
 
 def journal_in(directory: str, config: OutputConfig, limit: int = BIG) -> OutputJournal:
-    spools = SpoolDirectory(Path(directory), config.spool_bytes, config.segment_bytes)
+    spools = SpoolDirectory(Path(directory), config)
     return OutputJournal(config, SystemClock(), spools.new, limit)
 
 

@@ -92,6 +92,8 @@ class OutputJournal:
         self._captured = self.captured()
         self._kept.clear()
         self._log.ended = True
+        if self._log.spool is not None:
+            self._log.spool.close()
         self.release()
         self.wake()
 
@@ -155,7 +157,7 @@ class OutputJournal:
         """Move what is in memory to the spool; the task is over."""
         await self._log.spill(0, self._readers)
         if self._log.spool is not None:
-            self._log.spool.closed = True
+            self._log.spool.close()
 
     def drop(self) -> None:
         """Free all of it, once no reader is left."""

@@ -29,10 +29,12 @@ class OutputConfig:
     """Longest piece that a reader is given."""
     event_delay_s: float = 0.01
     """How long small output is collected into one piece; the first piece never waits."""
-    spool_bytes: int = 256 * MIB
-    """Output of one session on disk; the oldest is dropped first."""
-    segment_bytes: int = 32 * MIB
+    spool_bytes: int = 128 * MIB
+    """Output of one session on disk, beside its volume; the oldest is dropped first."""
+    segment_bytes: int = 8 * MIB
     """Length of one file of it, about: the unit in which output is dropped."""
+    disk_reserve_bytes: int = 256 * MIB
+    """Free space on the host below which nothing is spooled any more."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -7,6 +7,7 @@ own (0600, outside the session's volume) and mean nothing after a restart.
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import shutil
@@ -15,10 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from codegen_mcp.engine.output_config import OutputConfig
 from codegen_mcp.engine.uninterrupted import settled
 
-_KEPT_WHILE_OPEN = 2
-"""Newest segments of a running task that are never dropped: they hold its readers' window."""
+_KEPT_WHILE_OPEN = 8
+"""Newest segments of a running task that are never dropped. They hold its readers' window, of
+which single bytes that alternate between the streams make thirteen times its size."""
 
 
 class OutputDropped(Exception):
@@ -35,10 +38,9 @@ class _Segment:
 class SpoolDirectory:
     """The spools of one session, oldest first, and their common budget."""
 
-    def __init__(self, directory: Path, budget_bytes: int, segment_bytes: int) -> None:
+    def __init__(self, directory: Path, config: OutputConfig) -> None:
         self._directory = directory / "output"
-        self._budget_bytes = budget_bytes
-        self._segment_bytes = segment_bytes
+        self.config = config
         self._spools: dict[int, Spool] = {}
         self._numbers = itertools.count()
         self._used_bytes = 0
@@ -50,18 +52,22 @@ class SpoolDirectory:
 
     def new(self) -> Spool:
         """Make an empty spool; no file yet."""
-        return Spool(self, next(self._numbers), self._segment_bytes)
+        return Spool(self, next(self._numbers))
 
     def path(self, name: str) -> Path:
         """Return the file of that name."""
         return self._directory / name
 
     def grew(self, spool: Spool, count: int) -> None:
-        """Count what a spool wrote, and drop the oldest output until the rest fits."""
+        """Count what a spool wrote."""
         self._spools[spool.number] = spool
         self._used_bytes += count
+        self.keep_budget()
+
+    def keep_budget(self) -> None:
+        """Drop the oldest output until the rest fits."""
         for oldest in self._in_order():
-            while self._used_bytes > self._budget_bytes and oldest.drop_oldest():
+            while self._used_bytes > self.config.spool_bytes and oldest.drop_oldest():
                 pass
 
     def shrank(self, spool: Spool, count: int) -> None:
@@ -83,12 +89,12 @@ class SpoolDirectory:
 class Spool:
     """One task's output on disk: an append-only run of bytes that may lose its beginning."""
 
-    def __init__(self, directory: SpoolDirectory, number: int, segment_bytes: int) -> None:
+    def __init__(self, directory: SpoolDirectory, number: int) -> None:
         self.number = number
-        self.closed = False
-        """Nothing is appended any more; all of it may be dropped."""
+        self._closed = False
+        self._written: _Segment | None = None
+        """Being written to now, which keeps it from being dropped."""
         self._directory = directory
-        self._segment_bytes = segment_bytes
         self._segments: deque[_Segment] = deque()
         self._end = 0
 
@@ -115,14 +121,17 @@ class Spool:
         Raises:
             OSError: It could not be written; the spool is as before.
         """
+        config = self._directory.config
         last = self._segments[-1] if self._segments else None
-        if last is None or last.end - last.start >= self._segment_bytes:
+        if last is None or last.end - last.start >= config.segment_bytes:
             path = self._directory.path(f"{self.number}-{self._end}.log")
             last = _Segment(path, self._end, self._end)
+        self._written = last
         job = asyncio.get_running_loop().run_in_executor(
-            None, _write, last.path, data, last.end - last.start
+            None, _write, last.path, data, last.end - last.start, config.disk_reserve_bytes
         )
         cancelled = await settled(job)
+        self._written = None
         job.result()
         if last.end == last.start:
             self._segments.append(last)
@@ -152,9 +161,16 @@ class Spool:
         finally:
             os.close(fd)
 
+    def close(self) -> None:
+        """Its task is over: all of it may be dropped for newer output."""
+        self._closed = True
+        self._directory.keep_budget()
+
     def drop_oldest(self) -> bool:
         """Drop the oldest file; False when nothing of it may be dropped."""
-        if len(self._segments) <= (0 if self.closed else _KEPT_WHILE_OPEN):
+        if len(self._segments) <= (0 if self._closed else _KEPT_WHILE_OPEN):
+            return False
+        if self._segments[0] is self._written:
             return False
         segment = self._segments.popleft()
         segment.path.unlink(missing_ok=True)
@@ -163,13 +179,16 @@ class Spool:
 
     def drop(self) -> None:
         """Drop all of it."""
-        self.closed = True
+        self._closed = True
         while self.drop_oldest():
             pass
 
 
-def _write(path: Path, data: bytes, position: int) -> None:
+def _write(path: Path, data: bytes, position: int, reserve_bytes: int) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
+    room = os.statvfs(path.parent)
+    if room.f_bavail * room.f_frsize < reserve_bytes + len(data):
+        raise OSError(errno.ENOSPC, "too little free space on the host to spool output")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         view, at = memoryview(data), position

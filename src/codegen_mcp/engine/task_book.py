@@ -60,9 +60,7 @@ class TaskBook:
         self.closed = False
         """The session is gone: nothing can be read back from disk."""
         self.sequences = Sequences()
-        self.spools = SpoolDirectory(
-            directory, config.output.spool_bytes, config.output.segment_bytes
-        )
+        self.spools = SpoolDirectory(directory, config.output)
 
     def __iter__(self) -> Iterator[Task]:
         """Oldest first."""
@@ -226,10 +224,9 @@ class TaskBook:
         return list(reversed(self._tasks))
 
     def close(self) -> None:
-        """Let go of files; output on disk is dropped, records stay."""
+        """Let go of files; they stay where they are."""
         self.closed = True
         self._journal.close()
-        self.spools.clear()
 
     def _restore(self, task: Task, fields: Mapping[str, Any], place: Place) -> None:
         end = read_end(fields, None)

@@ -25,6 +25,8 @@ class TaskConfig:
     """Longest result, as JSON."""
     absorb_s: float = 2.0
     """How long a tool whose run was cancelled may take to answer with what there is."""
+    stop_wait_s: float = 10.0
+    """How long a stop waits for cancelled tasks before it cancels what they await once more."""
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:

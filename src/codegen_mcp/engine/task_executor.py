@@ -33,8 +33,6 @@ from codegen_mcp.tools.base import Tool, ToolSpec
 log = structlog.get_logger()
 
 _SHOWN_REASON = 200
-_STOP_WAIT_S = 10.0
-"""How long a stop waits for cancelled tasks before it cancels whatever they await once more."""
 _CANCEL_WAIT_S = 5.0
 """How long a cancel waits for the task's end before it answers all the same."""
 
@@ -97,7 +95,7 @@ class TaskExecutor:
         for task in list(self._under_way):
             task.request_cancel(SHUTDOWN)
         if self._under_way:
-            await asyncio.wait(list(self._under_way.values()), timeout=_STOP_WAIT_S)
+            await asyncio.wait(list(self._under_way.values()), timeout=self._config.stop_wait_s)
         for task, body in list(self._under_way.items()):
             log.warning("task.ignores_cancel", task_id=task.task_id, tool=task.facts.tool)
             body.cancel()

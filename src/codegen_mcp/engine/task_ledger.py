@@ -49,15 +49,20 @@ class TaskLedger:
         return recent
 
     def forget(self, session_id: str) -> None:
-        """Close a gone session's files; readers that are attached keep what is in memory."""
+        """Close the files of a session that is gone, and whose directory is deleted by its owner.
+
+        Readers that are attached keep what is in memory.
+        """
         book = self._books.pop(session_id, None)
         if book is not None:
             book.close()
 
     def close(self) -> None:
-        """Close every file; records stay for the next worker."""
-        for session_id in list(self._books):
-            self.forget(session_id)
+        """Close every file; records stay for the next worker, output is dropped."""
+        for book in self._books.values():
+            book.close()
+            book.spools.clear()
+        self._books.clear()
 
     def _new(self, session_id: str, directory: Path) -> TaskBook:
         return TaskBook(session_id, directory, self.config, self._clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from codegen_mcp.core.clock import Clock
@@ -136,17 +137,19 @@ class TaskContext:
                 f"packages cannot be installed for {self._session.interpreter.language!r}"
             )
         self._sink()
-        result = await self._installer.install(
-            request,
-            interpreter=self._session.interpreter,
-            venv=self._session.venv,
-            run=self._capture,
-            progress=self.progress,
-            env={**self._session.env, **self._env},
-            timeout_s=self._limits.timeout_s,
-        )
-        await (await self._session.sandbox()).packages_changed()
-        return result
+        try:
+            return await self._installer.install(
+                request,
+                interpreter=self._session.interpreter,
+                venv=self._session.venv,
+                run=self._capture,
+                progress=self.progress,
+                env={**self._session.env, **self._env},
+                timeout_s=self._limits.timeout_s,
+            )
+        finally:  # however it ended, the environment may be another one now
+            with suppress(WorkerError):
+                await (await self._session.sandbox()).packages_changed()
 
     def close(self) -> None:
         """The tool has answered."""

@@ -53,6 +53,8 @@ class ScriptedSandbox:
         """Every run so far."""
         self.lose_next = 0
         """So many next runs find the sandbox lost before they begin."""
+        self.packages_changes = 0
+        """How often it was told to drop warm imports."""
 
     @property
     def alive(self) -> bool:
@@ -98,7 +100,8 @@ class ScriptedSandbox:
         """Ignore it."""
 
     async def packages_changed(self) -> None:
-        """Nothing is warm."""
+        """Count it."""
+        self.packages_changes += 1
 
     def usage(self) -> Usage:
         """Name constants that a test can look for."""

@@ -22,7 +22,7 @@ def make(
     root: Path, limit: int = 1 << 40, **changes: float
 ) -> tuple[OutputJournal, SpoolDirectory]:
     config = OutputConfig(**changes)  # type: ignore[arg-type]  # numbers of both kinds
-    spools = SpoolDirectory(root, config.spool_bytes, config.segment_bytes)
+    spools = SpoolDirectory(root, config)
     return OutputJournal(config, SystemClock(), spools.new, limit), spools
 
 
@@ -214,6 +214,14 @@ async def test_a_full_host_disk_slows_readers_down_but_takes_nothing_from_them(
         journal.attach(0, 0)
 
 
+async def test_the_host_s_last_free_space_is_not_taken_by_output(tmp_path: Path) -> None:
+    journal, spools = make(tmp_path, memory_bytes=256 * KIB, disk_reserve_bytes=1 << 60)
+    for _ in range(16):
+        await journal.write(Stream.STDOUT, b"z" * 64 * KIB)
+    assert spools.used_bytes == 0
+    assert journal.captured().stdout_bytes == 1 * MIB
+
+
 async def test_without_a_reader_a_full_host_disk_only_costs_the_old_output(tmp_path: Path) -> None:
     (tmp_path / "output").write_text("a file where the directory should be")
     journal, _ = make(tmp_path, memory_bytes=256 * KIB)
@@ -229,7 +237,7 @@ async def test_the_oldest_output_of_a_session_is_dropped_first(tmp_path: Path) -
     config = OutputConfig(
         memory_bytes=256 * KIB, spool_bytes=1 * MIB, segment_bytes=64 * KIB, capture_bytes=2
     )
-    spools = SpoolDirectory(tmp_path, config.spool_bytes, config.segment_bytes)
+    spools = SpoolDirectory(tmp_path, config)
     journals = []
     for _ in range(3):
         journal = OutputJournal(config, SystemClock(), spools.new, 1 << 40)

@@ -296,3 +296,49 @@ async def test_output_of_finished_tasks_leaves_memory(tmp_path: Path) -> None:
             events = await rig.follow(session, f"t{number}", stdout_offset=0)
             data = b"".join(event.data for event in events if isinstance(event, OutputEvent))
             assert data == b"%d" % number * 8 * KIB
+
+
+async def test_a_journal_that_cannot_be_compacted_stays_as_it_is(tmp_path: Path) -> None:
+    config = TaskConfig(record_bytes=100 * KIB, memory_bytes=1)
+    async with TaskRig(tmp_path, TOOLS, config=config) as rig:
+        session = rig.create("ses_a")
+        (session.directory / "tasks.new").mkdir()
+        for number in range(30):
+            arguments = {"message": str(number) * 60 * KIB}
+            await rig.end_of(session, "echo", arguments, task_id=f"t{number}", sequence=number + 1)
+        (event,) = await rig.follow(session, "t29")
+        assert result_of(event).value is not None
+        assert (session.directory / "tasks.jsonl").stat().st_size > 2 * MIB
+    async with TaskRig(tmp_path, TOOLS, config=config) as rig:
+        session = rig.create("ses_a")
+        (event,) = await rig.follow(session, "t29")
+        assert result_of(event).value is not None
+
+
+async def test_what_ends_while_the_journal_is_compacted_is_found_afterwards(
+    tmp_path: Path,
+) -> None:
+    config = TaskConfig(record_bytes=100 * KIB, memory_bytes=1)
+    async with TaskRig(tmp_path, TOOLS, config=config) as rig:
+        session = rig.create("ses_a")
+        await rig.submit(session, "run.python", CODE, task_id="slow")
+        play = await rig.sandboxes["ses_a"].play(0)
+        number = compactions = 0
+        size = 0
+        while compactions < 2:
+            arguments = {"message": "x" * 60 * KIB}
+            names = [f"t{number}", f"u{number}"]
+            for name in names:  # together, so that one ends while the other tidies up
+                await rig.submit(session, "echo", {**arguments}, task_id=name)
+            for name in names:
+                (event,) = await rig.follow(session, name)
+                assert result_of(event).value == TOOLS["echo"].spec.result(**arguments)
+            number += 1
+            now = (session.directory / "tasks.jsonl").stat().st_size
+            compactions += now < size
+            size = now
+        play.finish()
+        await rig.follow(session, "slow")
+    async with TaskRig(tmp_path, TOOLS, config=config) as rig:
+        rig.create("ses_a")
+        assert rig.tasks.status("slow", "ses_a").status is TaskStatus.SUCCESS
