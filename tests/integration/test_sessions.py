@@ -126,8 +126,7 @@ async def test_a_pooled_session_runs_code_in_its_own_files_as_its_own_user(state
         if ROOT:
             owner = (opened.sessions.session(one).slot.volume.root / "workspace/f").stat().st_uid
             assert owner == opened.sessions.session(one).identity.uid != 0  # type: ignore[union-attr]
-        usage = opened.sessions.get(one).usage
-        assert usage.disk_bytes > 0
+        await until(lambda: opened.sessions.get(one).usage.disk_bytes > 0, 20)
         assert opened.sessions.get(one).state is SessionState.IDLE
 
 
