@@ -22,10 +22,14 @@ from codegen_mcp.sandbox.volumes.space import VolumeConfig
 from codegen_mcp.testing.sandbox_child import run_as
 from codegen_mcp.testing.sandbox_ground import Ground, prepared_ground
 
-NAMES = [name for name in registry.BACKENDS if name != "process-bare"]
-AS_SESSION_USERS = pytest.param(
-    "session users", marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-)
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+TARGETS = [
+    pytest.param("bubblewrap", "session users", marks=NEEDS_ROOT),
+    ("bubblewrap", "ordinary user"),
+    ("bubblewrap-noproc", "ordinary user"),
+    pytest.param("process-hardened", "session users", marks=NEEDS_ROOT),
+    ("process-hardened", "ordinary user"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +73,7 @@ def campaign(ground: Ground):
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-@pytest.mark.parametrize("user", [AS_SESSION_USERS, "ordinary user"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "user"), TARGETS)
 def test_the_wall_holds_but_for_its_known_gaps(
     campaign, name: str, user: str, attack: Attack
 ) -> None:

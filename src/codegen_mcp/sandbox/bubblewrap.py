@@ -53,34 +53,40 @@ class BubblewrapBackend:
 
     @property
     def name(self) -> str:
-        """``bubblewrap``."""
-        return "bubblewrap"
+        """``bubblewrap``, or ``bubblewrap-noproc`` once that is what it boots."""
+        return self.level.value
+
+    @property
+    def level(self) -> IsolationLevel:
+        """What it is worth."""
+        if self._private_proc is False:
+            return IsolationLevel.BUBBLEWRAP_NOPROC
+        return IsolationLevel.BUBBLEWRAP
 
     async def probe(self) -> Probe:
         """Boot the full recipe and try its walls from inside; without /proc if that must be."""
         version = await _version()
         if self._private_proc is not False:
-            probe = await self._self_test(IsolationLevel.BUBBLEWRAP, version)
+            probe = await self._self_test(version)
             if probe.available or _NO_PROC not in probe.reason or self._private_proc:
                 return probe
             self._private_proc = False
             refused, fix = probe.reason, probe.fix
         else:
             refused, fix = "asked for", ""
-        probe = await self._self_test(IsolationLevel.BUBBLEWRAP_NOPROC, version)
+        probe = await self._self_test(version)
         if not probe.available:
             return probe
         reason = f"no private /proc ({refused}): programs that need /proc/self do not work"
         return dataclasses.replace(probe, reason=reason, fix=fix)
 
-    async def _self_test(self, level: IsolationLevel, version: str) -> Probe:
+    async def _self_test(self, version: str) -> Probe:
         strong = dict.fromkeys(
             ("filesystem", "network", "processes", "syscalls"), Enforcement.KERNEL
         )
         strong |= dict.fromkeys(("memory", "pids"), Enforcement.RLIMIT)
-        return await self_test(
-            self, self._config, level, enforcement(self._config, strong), version=version
-        )
+        enforces = enforcement(self._config, strong)
+        return await self_test(self, self._config, self.level, enforces, version=version)
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """Boot a sandbox."""
@@ -130,6 +136,13 @@ async def _version() -> str:
         return ""
     said, _ = await process.communicate()
     return said.decode(errors="replace").strip().rpartition(" ")[2]
+
+
+class NoProcBubblewrapBackend(BubblewrapBackend):
+    """Boots sandboxes without a private /proc, whether or not there could be one."""
+
+    def __init__(self, config: BackendConfig) -> None:
+        super().__init__(config, private_proc=False)
 
 
 def find_bubblewrap() -> str:

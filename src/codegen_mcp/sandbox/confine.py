@@ -39,7 +39,7 @@ def main(settings_fd: int) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
     if os.getppid() != settings["worker"]:
         return 1  # it ended while we started
-    scoped = landlock.scope_signals() if settings["rules"] is not None else False
+    scoped = settings["landlock"] >= landlock.SIGNAL_SCOPE and landlock.scope_signals()
     guest = os.fork()
     if guest == 0:
         _become_guest(settings)
@@ -63,10 +63,10 @@ def _become_guest(settings: dict[str, Any]) -> None:
         for fd in settings["own_fds"]:
             os.close(fd)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        if settings["rules"] is not None:
+        if settings["landlock"]:
             # The guest's own /proc entry: its children have none, and so see no other process.
             rules = [*settings["rules"], (f"/proc/{os.getpid()}", landlock.READ)]
-            landlock.restrict([(path, access) for path, access in rules])
+            landlock.restrict(rules, settings["landlock"])
         if settings["seccomp"]:
             _seccomp(bytes.fromhex(settings["seccomp"]))
         os.execve(settings["argv"][0], settings["argv"], settings["env"])

@@ -50,11 +50,12 @@ def abi() -> int:
     return max(int(version), 0)
 
 
-def restrict(rules: Iterable[tuple[str, int]]) -> int:
+def restrict(rules: Iterable[tuple[str, int]], at_most: int = 99) -> int:
     """Confine this process and all that it starts to the rules; everything else is refused.
 
     Args:
         rules: (path, access rights below it). Missing paths are passed over.
+        at_most: Use no later version.
 
     Returns:
         The version in force.
@@ -62,7 +63,7 @@ def restrict(rules: Iterable[tuple[str, int]]) -> int:
     Raises:
         OSError: The kernel has no Landlock, or refuses.
     """
-    version = abi()
+    version = min(abi(), at_most)
     if version < 1:
         raise OSError(errno.ENOSYS, "this kernel has no Landlock")
     handled = _handled_files(version)

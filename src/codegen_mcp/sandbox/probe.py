@@ -19,6 +19,7 @@ from codegen_mcp.sandbox.base import (
 from codegen_mcp.sandbox.selftest.attack import Attack, Verdict
 from codegen_mcp.sandbox.selftest.catalogue import ATTACKS, QUICK
 from codegen_mcp.sandbox.selftest.runner import (
+    NO_SCOPES,
     SHARED_USER,
     Campaign,
     conditions,
@@ -98,7 +99,9 @@ def _gaps(config: BackendConfig, level: IsolationLevel) -> str:
     found = [
         reason
         for attack in ATTACKS
-        for reason in known_gaps(attack, conditions(config, level) & {level.value, SHARED_USER})
+        for reason in known_gaps(
+            attack, conditions(config, level) & {level.value, SHARED_USER, NO_SCOPES}
+        )
     ]
     return f"known gaps: {'; '.join(dict.fromkeys(found))}" if found else ""
 

@@ -174,7 +174,8 @@ class ProcessBackend:
                 "guest_fds": [control_fd],
                 "argv": argv,
                 "env": dict(GUEST_ENV),
-                "rules": self._rules(spec) if self._hardened else None,
+                "landlock": abi if self._hardened else 0,
+                "rules": self._rules(spec),
                 "processes": 0 if spec.identity else _count_tasks() + spec.limits.pids + _MARGIN,
                 "seccomp": seccomp.build(shared_host=True).hex() if self._hardened else "",
             }

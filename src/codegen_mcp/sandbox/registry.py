@@ -8,20 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from codegen_mcp.core.errors import InvalidRequest, SandboxUnavailable
 from codegen_mcp.sandbox.backend_config import BackendConfig
 from codegen_mcp.sandbox.base import IsolationLevel, Probe, SandboxBackend
-from codegen_mcp.sandbox.bubblewrap import BubblewrapBackend
+from codegen_mcp.sandbox.bubblewrap import BubblewrapBackend, NoProcBubblewrapBackend
 from codegen_mcp.sandbox.process import BareProcessBackend, ProcessBackend
 
 Factory = Callable[[BackendConfig], SandboxBackend]
 
 BACKENDS: Mapping[str, Factory] = {
     "bubblewrap": BubblewrapBackend,
+    "bubblewrap-noproc": NoProcBubblewrapBackend,
     "process-hardened": ProcessBackend,
     "process-bare": BareProcessBackend,
 }
 """Strongest first."""
 AUTO = "auto"
 _ALIASES = {"process": "process-hardened"}
-_NEVER_AUTOMATIC = frozenset({"process-bare"})
+_NEVER_AUTOMATIC = frozenset({"bubblewrap-noproc", "process-bare"})
+"""The first is what ``bubblewrap`` turns into by itself where it must."""
 _STRENGTH = tuple(IsolationLevel)
 
 
@@ -70,7 +72,7 @@ def is_at_least(level: IsolationLevel, required: IsolationLevel) -> bool:
 
 
 async def probe_all(config: BackendConfig) -> Sequence[Probe]:
-    """Probe every backend but those that confine nothing, strongest first."""
+    """Probe every backend that may be chosen automatically, strongest first."""
     return [
         await factory(config).probe()
         for name, factory in BACKENDS.items()

@@ -107,7 +107,16 @@ class Leftovers:
 
 
 def children_of(parent: int) -> list[int]:
-    """Pids whose parent is this one, from /proc/PID/stat (proc_pid_stat(5))."""
+    """Pids whose parent is this one (proc_tid_children(5)).
+
+    A confined guest may read its own entry of /proc, but not list the others; a kernel built
+    without ``children`` needs the list.
+    """
+    try:
+        with open(f"/proc/{parent}/task/{parent}/children", "rb") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        pass
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -139,6 +139,7 @@ broken(n, "processes")
     Attack(
         name="fork exponentially",
         wall="pids",
+        gaps={"no-scopes": "what forks faster than it is found takes the session along"},
         source="https://en.wikipedia.org/wiki/Fork_bomb",
         code="""
 while True:

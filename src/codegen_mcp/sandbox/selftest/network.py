@@ -78,6 +78,7 @@ held(names) if names in (["lo"], []) else broken(names)
     Attack(
         name="connect to an abstract Unix socket of the host",
         wall="network",
+        gaps={"no-scopes": "Landlock covers abstract sockets from version 6 on"},
         source="CVE-2020-15257 https://nvd.nist.gov/vuln/detail/CVE-2020-15257 (containerd-shim)",
         quick=True,
         code="""

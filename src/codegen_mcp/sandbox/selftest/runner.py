@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from codegen_mcp.core.limits import RunLimits
 from codegen_mcp.core.task import Command, EndedBy, Outcome, PythonCode, Stream
+from codegen_mcp.sandbox import landlock
 from codegen_mcp.sandbox.backend_config import BackendConfig
 from codegen_mcp.sandbox.base import IsolationLevel, SandboxBackend
 from codegen_mcp.sandbox.selftest.attack import Attack, Result, Verdict
@@ -26,6 +27,8 @@ time.sleep(3600)
 """
 SHARED_USER = "shared-user"
 """All sessions run as the worker's own user, without a namespace."""
+NO_SCOPES = "no-scopes"
+"""Landlock here covers neither signals nor abstract sockets."""
 _PROCESS_LEVELS = (IsolationLevel.PROCESS_HARDENED, IsolationLevel.PROCESS_BARE)
 
 
@@ -67,6 +70,8 @@ def conditions(config: BackendConfig, level: IsolationLevel) -> frozenset[str]:
         found.add("no-disk-limit")
     if level in _PROCESS_LEVELS and config.identity is None:
         found.add(SHARED_USER)
+    if level is IsolationLevel.PROCESS_HARDENED and landlock.abi() < landlock.SIGNAL_SCOPE:
+        found.add(NO_SCOPES)
     return frozenset(found)
 
 
