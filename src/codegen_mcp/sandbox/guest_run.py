@@ -24,7 +24,7 @@ from codegen_mcp.sandbox.verdict import Evidence, decide
 
 POLL_S = 0.1
 """How often counters are read while a program runs; short runs are never polled."""
-KILL_S = 2.0
+KILL_S = 1.0
 """A guest that has not ended a run after this long is killed with its namespace."""
 DRAIN_S = 10.0
 """How long a sink may take for the last bytes after the end; then they are counted as omitted."""
@@ -128,6 +128,8 @@ class GuestRun:
     def outcome(self, reply: Exited | None) -> Outcome:
         """Decide how the run ended."""
         after = self._host.counters()
+        duration_s = time.monotonic() - self._started
+        cpu_us = max(0, after.cpu_us - self._before.cpu_us)
         status = reply.wait_status if reply is not None else None
         self._disk_full |= self._host.disk_full()
         verdict = decide(
@@ -148,11 +150,12 @@ class GuestRun:
             signal=verdict.signal,
             limits_hit=verdict.limits_hit,
             remedy=verdict.remedy,
-            duration_s=time.monotonic() - self._started,
+            duration_s=duration_s,
             peak=Usage(
                 memory_bytes=after.memory_bytes,
                 memory_peak_bytes=after.memory_peak_bytes,
-                cpu_us=max(0, after.cpu_us - self._before.cpu_us),
+                cpu_millicores=round(cpu_us / duration_s / 1000),
+                cpu_us=cpu_us,
                 pids=after.pids,
             ),
             leftovers=reply.leftovers if reply is not None else 0,
