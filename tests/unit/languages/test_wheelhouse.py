@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from codegen_mcp.core.errors import Corrupt, LimitExceeded
-from codegen_mcp.languages.python.wheelhouse import StagedFile, View, Wheelhouse
+from codegen_mcp.languages.python.wheelhouse import StagedFile, Wheelhouse
+from codegen_mcp.languages.python.wheelhouse_index import View
 from codegen_mcp.testing.manual_clock import ManualClock
 
 

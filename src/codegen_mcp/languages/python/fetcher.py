@@ -24,7 +24,8 @@ from codegen_mcp.languages.python.fetcher_job import FetchJob, FetchTools, open_
 from codegen_mcp.languages.python.fetcher_sources import choose_source, requirements_of
 from codegen_mcp.languages.python.packages import Index, PackageConfig, choose_index
 from codegen_mcp.languages.python.specifiers import Specifier
-from codegen_mcp.languages.python.wheelhouse import View, Wheelhouse, view_key
+from codegen_mcp.languages.python.wheelhouse import Wheelhouse, view_key
+from codegen_mcp.languages.python.wheelhouse_index import View
 
 _log = structlog.get_logger()
 

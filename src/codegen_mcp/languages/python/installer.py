@@ -31,7 +31,8 @@ from codegen_mcp.languages.python.installer_seed import InterpreterSeeds
 from codegen_mcp.languages.python.installer_session import GUEST, Answer, InstallSession
 from codegen_mcp.languages.python.packages import PackageConfig
 from codegen_mcp.languages.python.specifiers import Specifier, parse_specifier, parse_specifiers
-from codegen_mcp.languages.python.wheelhouse import View, Wheelhouse
+from codegen_mcp.languages.python.wheelhouse import Wheelhouse
+from codegen_mcp.languages.python.wheelhouse_index import View
 from codegen_mcp.sandbox import landlock
 from codegen_mcp.sandbox.base import VENV
 

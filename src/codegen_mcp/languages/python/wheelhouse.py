@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -26,9 +25,8 @@ import stat
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 from packaging.utils import (
@@ -41,39 +39,15 @@ from packaging.utils import (
 from codegen_mcp.core.clock import Clock, SystemClock
 from codegen_mcp.core.errors import Corrupt, LimitExceeded
 from codegen_mcp.core.limits import MIB
+from codegen_mcp.languages.python import wheelhouse_index
 from codegen_mcp.languages.python.fetcher_lock import check_file_name, check_sha256
+from codegen_mcp.languages.python.wheelhouse_index import StoredFile, View, stored_path
 from codegen_mcp.sandbox import openat2
 
 _log = structlog.get_logger()
 
-FORMAT = 1
 _CHUNK = 1 * MIB
 _MAX_VIEWS = 5000
-
-
-@dataclass(slots=True)
-class _File:
-    """One stored wheel."""
-
-    name: str
-    size: int
-    indexes: list[str]
-    used_ms: int
-
-
-@dataclass(slots=True)
-class View:
-    """The wheels of one resolution."""
-
-    key: str
-    directory: str
-    """Name below ``views/``."""
-    created_ms: int
-    used_ms: int
-    pinned: bool
-    """Every name was asked for by exact version, so it never grows old."""
-    files: list[str]
-    """sha256 of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +70,7 @@ class Wheelhouse:
         self._max_file_bytes = max_file_bytes
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, StoredFile] = {}
         self._views: dict[str, View] = {}
         self._use_lock = threading.Lock()
         self._in_use: Counter[str] = Counter()
@@ -120,8 +94,10 @@ class Wheelhouse:
             path.mkdir(parents=True, exist_ok=True)
             os.chmod(path, 0o755 if name in (".", "local") else 0o711)
         with self._lock:
-            self._load()
-            known = {self._path(sha256, file.name) for sha256, file in self._files.items()}
+            self._files, self._views = wheelhouse_index.load(self.root)
+            known = {
+                stored_path(self.root, sha256, file.name) for sha256, file in self._files.items()
+            }
             for path in [*(self.root / "files").iterdir(), *(self.root / "sources").iterdir()]:
                 if path not in known:
                     path.unlink()
@@ -170,7 +146,7 @@ class Wheelhouse:
                     f"{staged.name} has sha256 {sha256}, and the index says {staged.sha256}; "
                     "nothing of it was kept"
                 )
-            os.rename(temporary, self._path(sha256, staged.name))
+            os.rename(temporary, stored_path(self.root, sha256, staged.name))
         finally:
             temporary.unlink(missing_ok=True)
         with self._lock:
@@ -196,7 +172,7 @@ class Wheelhouse:
             view = self._link(key, wheels, pinned=pinned)
             self._replace(view)
             self._evict(keep=view)
-            self._save()
+            wheelhouse_index.save(self.root, self._files, self._views)
             return view
 
     def add_everything(self, key: str, indexes: Iterable[str]) -> View:
@@ -244,11 +220,6 @@ class Wheelhouse:
             if left and self._views.get(view.key) is not view:
                 self._remove_directory(view.directory)
 
-    def _path(self, sha256: str, name: str) -> Path:
-        if name.endswith(".whl"):
-            return self.root / "files" / f"{sha256}.whl"
-        return self.root / "sources" / sha256
-
     def _copy(self, job: Path, path: bytes, target: Path) -> tuple[str, int]:
         directory = os.open(job, openat2.DIRECTORY | os.O_CLOEXEC)
         try:
@@ -275,7 +246,7 @@ class Wheelhouse:
 
     def _note(self, sha256: str, name: str, size: int, index: str) -> None:
         now = self._clock.unix_ms()
-        file = self._files.setdefault(sha256, _File(name, size, [], now))
+        file = self._files.setdefault(sha256, StoredFile(name, size, [], now))
         file.used_ms = now
         if index not in file.indexes:
             file.indexes.append(index)
@@ -287,7 +258,7 @@ class Wheelhouse:
         path.mkdir()
         os.chmod(path, 0o755)
         for sha256, name in wheels.items():
-            os.link(self._path(sha256, name), path / name)
+            os.link(stored_path(self.root, sha256, name), path / name)
         now = self._clock.unix_ms()
         return View(key, directory, now, now, pinned, list(wheels))
 
@@ -324,51 +295,11 @@ class Wheelhouse:
                 continue
             for view in holders:
                 self._drop_view(view)
-            self._path(sha256, file.name).unlink(missing_ok=True)
+            stored_path(self.root, sha256, file.name).unlink(missing_ok=True)
             del self._files[sha256]
             self._generation += 1
             total -= file.size
             _log.info("packages.wheel_evicted", wheel=file.name, size_bytes=file.size)
-
-    def _save(self) -> None:
-        data = {
-            "format": FORMAT,
-            "files": {sha256: asdict(file) for sha256, file in self._files.items()},
-            "views": [asdict(view) for view in self._views.values()],
-        }
-        temporary = self.root / ".index.json"
-        with open(temporary, "w", opener=_private) as file:
-            json.dump(data, file)
-        os.replace(temporary, self.root / "index.json")
-
-    def _load(self) -> None:
-        """Read the index; entries whose files are gone or differ in size are left out."""
-        try:
-            data: dict[str, Any] = json.loads((self.root / "index.json").read_text())
-        except FileNotFoundError:
-            return
-        except ValueError:
-            _log.warning("packages.index_unreadable", path=str(self.root / "index.json"))
-            return
-        if data.get("format", 0) > FORMAT:
-            raise Corrupt(
-                f"the wheelhouse {str(self.root)!r} has format {data['format']!r}, newer than "
-                f"{FORMAT}; use a newer worker or delete the directory"
-            )
-        for sha256, entry in data["files"].items():
-            with contextlib.suppress(OSError):
-                file = _File(**entry)
-                if os.stat(self._path(sha256, file.name)).st_size == file.size:
-                    self._files[sha256] = file
-        for entry in data["views"]:
-            view = View(**entry)
-            whole = all(sha256 in self._files for sha256 in view.files)
-            if whole and (self.root / "views" / view.directory).is_dir():
-                self._views[view.key] = view
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
