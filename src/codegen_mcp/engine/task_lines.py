@@ -74,7 +74,7 @@ def read_header(fields: object) -> int:
         Corrupt: It is none, or of a newer format.
     """
     version = fields.get("format") if isinstance(fields, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(fields, dict) or not isinstance(version, int):
         raise Corrupt("the task journal does not begin with its format")
     if version > FORMAT:
         raise Corrupt(
