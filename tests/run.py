@@ -1,4 +1,8 @@
-"""Run the tests, optionally with coverage of this process and of every worker it starts."""
+"""Run the tests: what may run side by side first, then what measures or kills, one by one.
+
+With paths or other arguments for pytest everything named runs in one go. ``--cov`` measures this
+process and every worker it starts.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = ("core", "engine", "sandbox", "tools", "server")
 FLOOR = 90
+ALONE = "tests/e2e"
+"""Measures latencies, fills disks and kills workers: nothing else runs beside it."""
+NO_TESTS = 5
 
 
 def main(arguments: list[str]) -> int:
@@ -18,21 +25,42 @@ def main(arguments: list[str]) -> int:
     rest = [argument for argument in arguments if argument != "--cov"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    if not cov:
-        return subprocess.run([sys.executable, "-m", "pytest", *rest], cwd=ROOT, env=env).returncode
+    runs = [rest] if any(not a.startswith("-") for a in rest) else phases(rest)
+    if cov:
+        return measured(runs, env)
+    return run(["-m", "pytest"], runs, env)
+
+
+def phases(options: list[str]) -> list[list[str]]:
+    """Arguments of the two runs."""
+    workers = str(max(2, (os.cpu_count() or 2)))
+    beside = ["-n", workers, "--dist", "loadfile", f"--ignore={ALONE}", "tests", *options]
+    return [beside, [ALONE, *options]]
+
+
+def run(prefix: list[str], runs: list[list[str]], env: dict[str, str]) -> int:
+    """Run each; 0 when all passed."""
+    failed = 0
+    for arguments in runs:
+        code = subprocess.run([sys.executable, *prefix, *arguments], cwd=ROOT, env=env).returncode
+        failed |= 0 if code == NO_TESTS and len(runs) > 1 else code
+    return failed
+
+
+def measured(runs: list[list[str]], env: dict[str, str]) -> int:
+    """Run with coverage and report by layer."""
     site = next(Path(sys.prefix).glob("lib/python3*/site-packages"))
     hook = site / "codegen_mcp_coverage.pth"
     hook.write_text("import coverage; coverage.process_startup()\n")
-    env["COVERAGE_PROCESS_START"] = str(ROOT / "pyproject.toml")
-    env["COVERAGE_FILE"] = str(ROOT / ".coverage")
+    env = {
+        **env,
+        "COVERAGE_PROCESS_START": str(ROOT / "pyproject.toml"),
+        "COVERAGE_FILE": str(ROOT / ".coverage"),
+    }
     try:
         for old in ROOT.glob(".coverage*"):
             old.unlink()
-        failed = subprocess.run(
-            [sys.executable, "-m", "coverage", "run", "-p", "-m", "pytest", *rest],
-            cwd=ROOT,
-            env=env,
-        ).returncode
+        failed = run(["-m", "pytest"], runs, env)
     finally:
         hook.unlink()
     coverage = [sys.executable, "-m", "coverage"]
