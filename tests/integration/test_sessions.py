@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -225,6 +226,28 @@ async def test_the_next_start_adopts_sessions_with_their_files_and_users(state: 
         code = "import os; print(open('f').read(), os.environ['A']); open('f', 'a').write('!')"
         outcome, printed = await run(opened, view.session_id, code)
         assert (outcome.exit_code, printed) == (0, "kept 1\n")
+
+
+@pytest.mark.skipif(not ROOT, reason="only a root worker has host users to give")
+async def test_files_of_a_host_user_that_cannot_be_had_again_get_another_owner(
+    state: Path,
+) -> None:
+    async with engine(state, keep=True, volume="plain") as opened:
+        view = await opened.sessions.create(SessionConfig())
+        await run(opened, view.session_id, "import os; os.makedirs('a/b'); open('a/b/f', 'w')")
+    directory = state / "sessions" / view.session_id
+    subprocess.run(["chown", "-R", "150000:150000", directory / "volume/workspace"], check=True)
+    subprocess.run(["chown", "-R", "150000:150000", directory / "volume/venv"], check=True)
+    record = json.loads((directory / "session.json").read_text())
+    record["identity"] = {"uid": 150000, "gid": 150000}
+    (directory / "session.json").write_text(json.dumps(record))
+    async with engine(state) as opened:
+        code = "import os; open('a/b/f', 'w').write('mine'); print(os.stat('a/b/f').st_uid)"
+        outcome, printed = await run(opened, view.session_id, code)
+        assert (outcome.exit_code, printed) == (0, f"{1000}\n")
+        identity = opened.sessions.session(view.session_id).identity
+        assert identity is not None
+        assert (directory / "volume/workspace/a/b/f").stat().st_uid == identity.uid != 150000
 
 
 WORKER = """

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from codegen_mcp.core.errors import Corrupt, InvalidRequest, WrongState
+from codegen_mcp.core.errors import Corrupt, InvalidRequest
 from codegen_mcp.engine import session_store
 from codegen_mcp.engine.ports import OpensWorkspaces, OpenWorkspace, TaskRecords
 from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.slot import Slot
 from codegen_mcp.engine.slot_factory import SlotFactory
 from codegen_mcp.engine.state_directory import StateDirectory
+from codegen_mcp.engine.trees import chown_tree
 from codegen_mcp.sandbox.volumes.threads import to_end
 
 log = structlog.get_logger()
@@ -47,7 +49,10 @@ class Adoption:
     deleted: list[str] = field(default_factory=list)
     """Sessions that can never be adopted."""
     left: list[str] = field(default_factory=list)
-    """Sessions that could not be adopted now; they lie where they are for the next start."""
+    """Sessions that could not be adopted now; they lie where they are for the next start.
+
+    Their host users stay taken, so that no other session ever owns their files.
+    """
 
 
 def clear_remains(state: StateDirectory, discard: Callable[[Path], None]) -> None:
@@ -78,6 +83,12 @@ async def adopt_sessions(
             loaded.append((path, record))
         except Corrupt as error:
             loaded.append((path, error))
+    # All claims come before any lease, which could take the user of a session further down.
+    claims = {
+        path: factory.claim(record.identity)
+        for path, record in loaded
+        if isinstance(record, SessionRecord)
+    }
     result = Adoption()
     limit = asyncio.Semaphore(AT_ONCE)
 
@@ -86,9 +97,10 @@ async def adopt_sessions(
             try:
                 if isinstance(record, Corrupt):
                     raise record
-                result.adopted.append(await _adopt(path, record, factory, records, open_workspace))
-            except WrongState:
-                raise
+                slot = await factory.adopt(path, record, claims[path])
+                result.adopted.append(
+                    await _take_over(slot, record, factory, records, open_workspace)
+                )
             except (Corrupt, InvalidRequest) as error:
                 if _may_pass(error):
                     log.error("session.left_behind", session_id=path.name, why=error.message)
@@ -97,6 +109,7 @@ async def adopt_sessions(
                 log.error("session.not_adopted", session_id=path.name, why=error.message)
                 result.deleted.append(path.name)
                 discard(path)
+                await factory.release(claims.get(path))
             except Exception as error:
                 log.exception("session.left_behind", session_id=path.name, why=str(error))
                 result.left.append(path.name)
@@ -106,14 +119,14 @@ async def adopt_sessions(
     return result
 
 
-async def _adopt(
-    path: Path,
+async def _take_over(
+    slot: Slot,
     record: SessionRecord,
     factory: SlotFactory,
     records: TaskRecords | None,
     open_workspace: OpensWorkspaces,
 ) -> Adopted:
-    slot = await factory.adopt(path, record)
+    path = slot.directory
     try:
         recent = record.recent_tasks
         if records is not None:
@@ -126,11 +139,22 @@ async def _adopt(
         )
         stored = record
         await to_end(lambda: session_store.save(path, stored, durable=True))
+        # After the record names the owner: a start that is interrupted here does it again.
+        await to_end(lambda: _give(slot))
         return Adopted(record, slot, open_workspace(slot))
     except BaseException:
         await factory.dismantle(slot)
-        await factory.release(slot.identity)
         raise
+
+
+def _give(slot: Slot) -> None:
+    """Let the slot's identity own its files, if another had them."""
+    if slot.identity is None or os.geteuid() != 0:
+        return  # only root has identities to give files to
+    for part in ("workspace", "venv"):
+        path = slot.volume.root / part
+        if path.lstat().st_uid != slot.identity.uid:
+            chown_tree(path, slot.identity.uid, slot.identity.gid)
 
 
 def _may_pass(error: Exception) -> bool:

@@ -84,8 +84,21 @@ class SlotFactory:
             undo.pop_all()
             return slot
 
-    async def adopt(self, directory: Path, record: SessionRecord) -> Slot:
+    def claim(self, identity: HostIdentity | None) -> HostIdentity | None:
+        """Take a dead session's host user again; None when it cannot be had."""
+        if identity is not None and self._identities.claim(identity):
+            return identity
+        return None
+
+    async def adopt(
+        self, directory: Path, record: SessionRecord, claimed: HostIdentity | None
+    ) -> Slot:
         """Attach what a dead worker left in ``directory``; no sandbox is booted yet.
+
+        Args:
+            directory: At its final place.
+            record: What is known of the session.
+            claimed: Its host user, when it could be had again; stays the caller's on an error.
 
         Raises:
             InvalidRequest: Its interpreter is not there any more.
@@ -94,8 +107,10 @@ class SlotFactory:
         """
         interpreter = self._catalog.resolve(record.interpreter)
         async with AsyncExitStack() as undo:
-            identity = self._identity_for(record)
-            if identity is not None:
+            identity = claimed
+            if identity is None:
+                identity = self._identities.lease()
+            if identity is not None and identity != claimed:
                 undo.push_async_callback(self._identities.release, identity)
             volume = await self._volumes.adopt(directory, identity)
             undo.push_async_callback(volume.detach)
@@ -168,11 +183,6 @@ class SlotFactory:
     def free_bytes(self) -> int:
         """Disk that can still be promised."""
         return self._volumes.free_bytes()
-
-    def _identity_for(self, record: SessionRecord) -> HostIdentity | None:
-        if record.identity is not None and self._identities.claim(record.identity):
-            return record.identity
-        return self._identities.lease()
 
     def _make_cgroup(self, limits: ResourceLimits) -> Cgroup | None:
         # In the loop: well under a millisecond, and what a thread makes could be lost to a cancel.

@@ -1,4 +1,4 @@
-"""Removing whole trees of hostile content.
+"""Whole trees of hostile content: removed, or given to another owner.
 
 The walk goes by descriptor, one open directory at a time, so that neither depth (paths far beyond
 PATH_MAX), nor links, nor permissions stop it; links are never followed. shutil.rmtree recurses,
@@ -10,11 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 3
+
+Enter = Callable[[int], list[bytes]]
+"""Takes an open directory, returns the names of the directories in it."""
+Leave = Callable[[str | bytes, int], None]
+"""Takes the name of a directory that is done, and its open parent."""
 
 
 @dataclass(slots=True)
@@ -41,7 +47,7 @@ def remove_tree(path: Path) -> None:
             return
         for attempt in range(_ATTEMPTS):
             try:
-                _empty(parent, path.name)
+                _walk(parent, path.name, _unlink_files, _remove_directory)
                 return
             except OSError as error:
                 # readdir(3) may leave out entries of a directory that shrinks under it.
@@ -49,6 +55,40 @@ def remove_tree(path: Path) -> None:
                     raise
     finally:
         os.close(parent)
+
+
+def chown_tree(path: Path, uid: int, gid: int) -> None:
+    """Give a directory and all below it to another owner. Blocks: call it in a thread.
+
+    The directory itself goes last: as long as it has its old owner, the work is not done.
+
+    Raises:
+        OSError: It is missing, or something cannot be changed.
+    """
+
+    def give_files(directory: int) -> list[bytes]:
+        below = []
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                name = os.fsencode(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(name)
+                else:
+                    os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
+        return below
+
+    def give_directory(name: str | bytes, parent: int) -> None:
+        os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
+
+    above = os.open(path.parent, _OPEN)
+    try:
+        _walk(above, path.name, give_files, give_directory)
+    finally:
+        os.close(above)
+
+
+def _remove_directory(name: str | bytes, parent: int) -> None:
+    os.rmdir(name, dir_fd=parent)
 
 
 def _unlink_files(directory: int) -> list[bytes]:
@@ -64,8 +104,8 @@ def _unlink_files(directory: int) -> list[bytes]:
     return below
 
 
-def _empty(parent: int, name: str) -> None:
-    """Empty a directory and remove it, deepest first."""
+def _walk(parent: int, name: str, enter: Enter, leave: Leave) -> None:
+    """Call ``enter`` for each directory on the way down, ``leave`` on the way up, top last."""
     current = os.dup(parent)
     levels: list[_Level] = []
     down: str | bytes | None = name
@@ -75,7 +115,7 @@ def _empty(parent: int, name: str) -> None:
                 below = _open_directory(down, current)
                 os.close(current)
                 current = below
-                levels.append(_Level(down, _inode(current), _unlink_files(current)))
+                levels.append(_Level(down, _inode(current), enter(current)))
             if levels[-1].pending:
                 down = levels[-1].pending.pop()
                 continue
@@ -85,8 +125,8 @@ def _empty(parent: int, name: str) -> None:
             os.close(current)
             current = above
             if levels and _inode(current) != levels[-1].inode:
-                raise OSError(f"the tree below {name!r} was changed while it was removed")
-            os.rmdir(done.name, dir_fd=current)
+                raise OSError(f"the tree below {name!r} was changed while it was walked")
+            leave(done.name, current)
             if not levels:
                 return
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen_mcp.engine.trees import remove_tree
+from codegen_mcp.engine.trees import chown_tree, remove_tree
 
 
 def make_deep(root: Path, depth: int, name: str) -> None:
@@ -113,3 +113,25 @@ def test_hostile_modes_stop_neither_root_nor_an_ordinary_user(uid: int) -> None:
         )
         remove_tree(Path(work, "tree"))
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files away needs root")
+def test_a_whole_tree_gets_another_owner_and_what_links_point_to_does_not(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    make_deep(tree, 300, "d" * 100)
+    (tree / "link").symlink_to(outside)
+    (tree / "locked").mkdir(mode=0)
+    chown_tree(tree, 234_567, 234_568)
+    assert outside.stat().st_uid == 0
+    found = subprocess.run(
+        ["find", tree, "-not", "(", "-uid", "234567", "-gid", "234568", ")"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == ""
+    assert (tree / "locked").stat().st_mode & 0o777 == 0
+    remove_tree(tree)
