@@ -51,6 +51,7 @@ from codegen_mcp.sandbox.state_lock import worker_token
 from codegen_mcp.sandbox.volumes import registry as volume_registry
 from codegen_mcp.sandbox.volumes.registry import VolumeProbe, Volumes
 from codegen_mcp.sandbox.volumes.space import VolumeConfig
+from codegen_mcp.sandbox.watchdog import watchdog
 from codegen_mcp.server.app import WorkerServer
 from codegen_mcp.server.config import ServerConfig
 from codegen_mcp.server.signals import ShutdownSignals
@@ -128,6 +129,7 @@ async def open_host(settings: Settings) -> AsyncIterator[Host]:
     state = StateDirectory(settings.base_workspace)
     async with AsyncExitStack() as stack:
         stack.enter_context(state.opened())
+        stack.enter_context(watchdog())
         token = worker_token(state.root)
         detection = cgroup_detect.detect(token, memory_reserve_bytes=settings.memory_reserve_bytes)
         if detection.driver is not None:

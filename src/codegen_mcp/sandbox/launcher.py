@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import queue
+import secrets
 import shlex
 import subprocess
 import threading
@@ -25,7 +26,9 @@ from typing import Any
 
 from codegen_mcp.sandbox.base import HostIdentity
 
-ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+MARK = f"CODEGEN_LAUNCHER={secrets.token_hex(8)}"
+"""In the environment of every launcher of this process, for the watchdog; not a secret."""
+ENVIRONMENT = dict([("PATH", "/usr/bin:/bin"), MARK.split("=")])
 """All that a launcher sees: a worker's secrets must not be readable from /proc/PID/environ."""
 OOM_SCORE = 500
 """The host's OOM killer takes sandboxes before the worker."""
