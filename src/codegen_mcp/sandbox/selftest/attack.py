@@ -44,6 +44,8 @@ class Attack:
     gaps: Mapping[str, str] = field(default_factory=dict)
     """Condition (``runner.conditions``: an isolation level, ``no-memory-group``, ...) to why it
     gets through there."""
+    may_lose_guest: bool = False
+    """A bomb that can take the guest along: it ends as named, and the sandbox is booted anew."""
     depends_on_load: bool = False
     """A gap may go unseen on a busy machine."""
     quick: bool = False

@@ -193,6 +193,7 @@ refused(guest=lambda: socket.socket(socket.AF_UNIX).connect(f"/proc/{GUEST}/fd/3
     ),
     Attack(
         name="leave a fork bomb behind",
+        may_lose_guest=True,
         wall="pids",
         source="https://man7.org/linux/man-pages/man2/fork.2.html",
         code="""

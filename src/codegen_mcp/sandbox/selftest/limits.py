@@ -15,6 +15,7 @@ _PIDS = (EndedBy.EXIT, EndedBy.PIDS, EndedBy.SIGNAL)
 LIMITS = (
     Attack(
         name="take all memory",
+        may_lose_guest=True,
         wall="memory",
         source=_MEMORY,
         code="""
@@ -32,6 +33,7 @@ except MemoryError:
     ),
     Attack(
         name="take all memory with eight processes",
+        may_lose_guest=True,
         wall="memory",
         gaps=_EACH,
         source=_MEMORY,
@@ -48,6 +50,7 @@ broken(sum(os.wait()[1] == 0 for _ in range(8)), "of 8 processes had 100 MiB eac
     ),
     Attack(
         name="fill /tmp and /dev/shm",
+        may_lose_guest=True,
         wall="memory",
         source="https://man7.org/linux/man-pages/man5/tmpfs.5.html",
         code="""
@@ -76,6 +79,7 @@ held("and the next run was served")
     ),
     Attack(
         name="hide memory in memfds",
+        may_lose_guest=True,
         wall="memory",
         gaps=_EACH,
         source="https://man7.org/linux/man-pages/man2/memfd_create.2.html",
@@ -92,6 +96,7 @@ broken(len(fds) * 16, "MiB")
     ),
     Attack(
         name="hide memory in pipes",
+        may_lose_guest=True,
         wall="memory",
         source="https://man7.org/linux/man-pages/man7/pipe.7.html",
         code="""
@@ -119,6 +124,7 @@ broken(int(n), "MiB")
     ),
     Attack(
         name="fork without end",
+        may_lose_guest=True,
         wall="pids",
         source="https://docs.kernel.org/admin-guide/cgroup-v2.html#pid",
         code="""
@@ -138,8 +144,8 @@ broken(n, "processes")
     ),
     Attack(
         name="fork exponentially",
+        may_lose_guest=True,
         wall="pids",
-        gaps={"no-scopes": "what forks faster than it is found takes the session along"},
         source="https://en.wikipedia.org/wiki/Fork_bomb",
         code="""
 while True:

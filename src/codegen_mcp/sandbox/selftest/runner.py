@@ -155,7 +155,7 @@ class Campaign:
     ) -> tuple[bool, str]:
         outcome, output = await self._run(place, attack, attack.code, facts)
         words = output.last_words()
-        if outcome.sandbox_lost:
+        if outcome.sandbox_lost and not attack.may_lose_guest:
             return False, "the sandbox was lost"
         if outcome.ended_by not in attack.ends_by:
             return False, f"ended by {outcome.ended_by.name}; {words}"
