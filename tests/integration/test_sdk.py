@@ -14,6 +14,7 @@ from codegen_mcp.client import (
     RateLimitException,
     Sandbox,
     SandboxNotFoundException,
+    StateException,
     UnavailableException,
 )
 from codegen_mcp.client.errors import BY_STATUS, make_error
@@ -58,6 +59,8 @@ async def test_commands_give_exit_codes_and_raise_where_asked(shared_worker):
         quiet = await sandbox.commands.run("exit 4", check=False)
     assert good.stdout == "in\n7\n"
     assert (caught.value.stdout, caught.value.stderr) == ("out\n", "err\n")
+    assert str(caught.value) == "command ended with exit code 3: err"
+    assert good.task_id.startswith("task_")
     assert caught.value.exit_code == 3
     assert quiet.exit_code == 4
 
@@ -115,8 +118,16 @@ async def test_a_full_worker_says_when_to_try_again():
 
 
 async def test_a_worker_that_is_not_there_is_unavailable():
-    with pytest.raises(UnavailableException):
+    with pytest.raises(UnavailableException, match="no answer from a worker at '127.0.0.1:1'"):
         await AsyncSandbox.create(address="127.0.0.1:1")
+
+
+async def test_a_closed_sandbox_says_so(shared_worker):
+    async with await AsyncSandbox.create(address=shared_worker) as sandbox:
+        pass
+    with pytest.raises(StateException, match="is closed") as caught:
+        await sandbox.run_python("print(1)")
+    assert caught.value.reason == "CLOSED"
 
 
 async def test_sessions_are_listed_with_state_and_their_idle_time_can_be_set(shared_worker):

@@ -150,7 +150,10 @@ class AsyncSandbox:
     async def install(
         self, *packages: str, upgrade: bool = False, timeout: float | None = None
     ) -> Sequence[Package]:
-        """Install packages, all or none; returns what is new, dependencies included.
+        """Install packages, all or none.
+
+        Returns:
+            The packages that were named, as they now are, and the dependencies that are new.
 
         Raises:
             InvalidArgumentException: A specifier is not valid, or the resolver said no.

@@ -56,14 +56,15 @@ class Commands:
         request = tools_pb2.ToolRequest(
             call=tools_pb2.ToolCall(name="run.shell", arguments_json=json.dumps(arguments))
         )
-        result = await self._runner.execute(
+        response = await self._runner.follow(
             request, envs=envs, timeout=timeout, on_stdout=on_stdout, on_stderr=on_stderr
         )
         value: dict[str, str] = {}
-        if result.typed_response.HasField("call"):
-            value = json.loads(result.typed_response.call.result_json)
+        answer = response.result.typed_response
+        if answer.HasField("call"):
+            value = json.loads(answer.call.result_json)
         done = command_result(
-            result, stdout=value.get("stdout", ""), stderr=value.get("stderr", "")
+            response, stdout=value.get("stdout", ""), stderr=value.get("stderr", "")
         )
         if check and not done.ok:
             raise CommandExitException(done)
@@ -97,11 +98,11 @@ class Python:
             request.code = code
         else:
             request.file = file or ""
-        result = await self._runner.execute(
+        response = await self._runner.follow(
             tools_pb2.ToolRequest(run_python=request),
             timeout=timeout,
             on_stdout=on_stdout,
             on_stderr=on_stderr,
         )
-        answer = result.typed_response.run_python
-        return command_result(result, stdout=answer.stdout, stderr=answer.stderr)
+        answer = response.result.typed_response.run_python
+        return command_result(response, stdout=answer.stdout, stderr=answer.stderr)

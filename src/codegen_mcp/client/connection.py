@@ -15,7 +15,7 @@ from codegen_mcp._proto.codegen.v1 import (
     task_execution_pb2_grpc,
     workspace_files_pb2_grpc,
 )
-from codegen_mcp.client.errors import from_rpc_error
+from codegen_mcp.client.errors import from_rpc_error, make_error
 
 T = TypeVar("T")
 
@@ -26,15 +26,6 @@ MAX_MESSAGE = 4 * 1024 * 1024
 def worker_address(address: str | None) -> str:
     """Return the given address, else CODEGEN_MCP_ADDRESS, else the default port on loopback."""
     return address or os.environ.get("CODEGEN_MCP_ADDRESS") or DEFAULT_ADDRESS
-
-
-@contextmanager
-def mapped_errors() -> Iterator[None]:
-    """Turn gRPC errors into the SDK's."""
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from None
 
 
 class Connection:
@@ -49,23 +40,60 @@ class Connection:
                 ("grpc.max_send_message_length", MAX_MESSAGE),
             ],
         )
-        self.sessions = session_management_pb2_grpc.SessionManagementStub(self.channel)
-        self.tasks = task_execution_pb2_grpc.TaskExecutionStub(self.channel)
-        self.files = workspace_files_pb2_grpc.WorkspaceFilesStub(self.channel)
+        self._sessions = session_management_pb2_grpc.SessionManagementStub(self.channel)
+        self._tasks = task_execution_pb2_grpc.TaskExecutionStub(self.channel)
+        self._files = workspace_files_pb2_grpc.WorkspaceFilesStub(self.channel)
+        self._closed = False
+
+    @property
+    def sessions(self) -> session_management_pb2_grpc.SessionManagementAsyncStub:
+        """Stub; raises StateException once closed, as the two below do."""
+        self._check_open()
+        return self._sessions
+
+    @property
+    def tasks(self) -> task_execution_pb2_grpc.TaskExecutionAsyncStub:
+        """Stub."""
+        self._check_open()
+        return self._tasks
+
+    @property
+    def files(self) -> workspace_files_pb2_grpc.WorkspaceFilesAsyncStub:
+        """Stub."""
+        self._check_open()
+        return self._files
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise make_error(
+                "FAILED_PRECONDITION",
+                "this sandbox object is closed; create another, or connect to the session by its "
+                "sandbox_id if it was not killed",
+                reason="CLOSED",
+            )
+
+    @contextmanager
+    def _mapped_errors(self) -> Iterator[None]:
+        """Turn gRPC errors into the SDK's."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self.address) from None
 
     async def call(self, awaitable: Awaitable[T]) -> T:
         """Await a unary call, errors mapped."""
-        with mapped_errors():
+        with self._mapped_errors():
             return await awaitable
 
     async def stream(self, messages: AsyncIterator[T]) -> AsyncIterator[T]:
         """Iterate over a stream, errors mapped."""
-        with mapped_errors():
+        with self._mapped_errors():
             async for message in messages:
                 yield message
 
     async def close(self) -> None:
         """Close the channel."""
+        self._closed = True
         await self.channel.close()
 
     async def __aenter__(self) -> Connection:

@@ -23,6 +23,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+SHOWN_CHARACTERS = 400
+"""Of a command's output in the error's message: its end, which says what went wrong."""
+
 if TYPE_CHECKING:
     import grpc
 
@@ -108,8 +111,13 @@ class CommandExitException(SandboxException):
     """A command ended other than by exit 0; ``result`` has its output and how it ended."""
 
     def __init__(self, result: CommandResult) -> None:
-        text = f"command ended by {result.ended_by} with exit code {result.exit_code}"
-        super().__init__(f"{text}. {result.remedy}" if result.remedy else text)
+        if result.ended_by == "exit":
+            text = f"command ended with exit code {result.exit_code}"
+            said = result.stderr.strip() or result.stdout.strip()
+            text += f": {said[-SHOWN_CHARACTERS:]}" if said else " and printed nothing"
+        else:
+            text = f"command ended by {result.ended_by}: {result.error}"
+        super().__init__(text)
         self.result = result
 
     @property
@@ -168,8 +176,12 @@ def make_error(
     return kind(message, reason=reason, retry_after_s=retry_after_s, metadata=metadata)
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError) -> SandboxException:
-    """Map a failed call: its rich details give the reason and when to try again."""
+def from_rpc_error(error: grpc.aio.AioRpcError, address: str) -> SandboxException:
+    """Map a failed call: its rich details give the reason and when to try again.
+
+    A status without a reason comes from gRPC itself; of a worker that cannot be reached it says
+    little, so the address and what to do are added.
+    """
     from google.rpc import error_details_pb2
     from grpc_status import rpc_status
 
@@ -185,6 +197,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> SandboxException:
             detail.Unpack(delay)
             retry = delay.retry_delay.seconds + delay.retry_delay.nanos / 1e9
     name = error.code().name
-    return make_error(
-        name, error.details() or name, reason=reason, retry_after_s=retry, metadata=metadata
-    )
+    message = error.details() or name
+    if name == "UNAVAILABLE" and not reason:
+        message = (
+            f"no answer from a worker at {address!r}: {message}; start one with "
+            "'codegen-mcp worker', or name another by address or CODEGEN_MCP_ADDRESS"
+        )
+    return make_error(name, message, reason=reason, retry_after_s=retry, metadata=metadata)

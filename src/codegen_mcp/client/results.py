@@ -44,6 +44,7 @@ class CommandResult:
     stdout_omitted: int = 0
     stderr_omitted: int = 0
     task_id: str = ""
+    """Of the worker's log and task history."""
 
     @property
     def ok(self) -> bool:

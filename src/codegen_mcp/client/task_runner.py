@@ -45,6 +45,12 @@ class TaskRunner:
         self.session_id = session_id
 
     async def execute(
+        self, request: tools_pb2.ToolRequest, **options: Any
+    ) -> task_execution_pb2.TaskResult:
+        """Do as ``follow``; returns the result alone."""
+        return (await self.follow(request, **options)).result
+
+    async def follow(
         self,
         request: tools_pb2.ToolRequest,
         *,
@@ -52,8 +58,8 @@ class TaskRunner:
         timeout: float | None = None,
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
-    ) -> task_execution_pb2.TaskResult:
-        """Run a tool; returns its result message.
+    ) -> task_execution_pb2.TaskResponse:
+        """Run a tool; returns the last message of its stream, which has the result.
 
         Raises:
             SandboxException: The tool could not do its part, or the call failed.
@@ -74,7 +80,7 @@ class TaskRunner:
                     handler = on_stderr if response.log.source == "stderr" else on_stdout
                     await _hand_over(handler, response.log.message)
                 elif kind == "result":
-                    return response.result
+                    return response
                 elif kind == "error":
                     raise _task_error(response.error)
         raise make_error("INTERNAL", "the worker ended the stream without a result")
@@ -111,10 +117,10 @@ def ended_by(value: int) -> EndedBy:
 
 
 def command_result(
-    result: task_execution_pb2.TaskResult, *, stdout: str, stderr: str
+    response: task_execution_pb2.TaskResponse, *, stdout: str, stderr: str
 ) -> CommandResult:
     """Combine a result's output with its facts."""
-    facts = result.metadata
+    facts = response.result.metadata
     return CommandResult(
         stdout=stdout,
         stderr=stderr,
@@ -129,4 +135,5 @@ def command_result(
         stderr_bytes=facts.stderr_bytes,
         stdout_omitted=facts.stdout_omitted_bytes,
         stderr_omitted=facts.stderr_omitted_bytes,
+        task_id=response.task_id,
     )
