@@ -1,0 +1,115 @@
+"""Sessions and tasks without a server: for ``codegen-mcp run``, tests and the worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from codegen_mcp.bootstrap.host import Host, open_host
+from codegen_mcp.core.clock import SystemClock
+from codegen_mcp.engine.hooks import EngineHooks, NoHooks
+from codegen_mcp.engine.output_config import OutputConfig
+from codegen_mcp.engine.pool_config import SessionPoolConfig
+from codegen_mcp.engine.ports import OpenWorkspace
+from codegen_mcp.engine.session_pool import SessionPool
+from codegen_mcp.engine.slot import Slot
+from codegen_mcp.engine.slot_factory import SlotFactory
+from codegen_mcp.engine.task_config import TaskConfig
+from codegen_mcp.engine.task_executor import TaskExecutor
+from codegen_mcp.engine.task_ledger import TaskLedger
+from codegen_mcp.engine.workspace import SessionWorkspace
+from codegen_mcp.sandbox.base import Enforcement, Probe
+from codegen_mcp.sandbox.registry import Choice, choose, parse_level
+from codegen_mcp.settings import Settings
+from codegen_mcp.tools.registry import tools_by_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """Sessions and tasks, ready to be asked."""
+
+    host: Host
+    choice: Choice
+    sessions: SessionPool
+    tasks: TaskExecutor
+
+
+@asynccontextmanager
+async def open_engine(
+    settings: Settings, hooks: EngineHooks | None = None, *, keep_sessions: bool = True
+) -> AsyncIterator[Engine]:
+    """Open sessions and tasks; at the end nothing of them runs any more.
+
+    Raises:
+        SandboxUnavailable: No backend reaches ``require_isolation``.
+    """
+    clock, hooks = SystemClock(), hooks or NoHooks()
+    async with open_host(settings) as host:
+        choice = await choose(
+            host.backends,
+            name=settings.sandbox,
+            required=parse_level(settings.require_isolation),
+        )
+        watched = host.volumes.enforcement is not Enforcement.KERNEL
+
+        def open_workspace(slot: Slot) -> OpenWorkspace:
+            return SessionWorkspace(
+                slot.volume.root / "workspace",
+                slot.identity,
+                max_file_bytes=slot.limits.file_size_bytes,
+                usage=slot.volume.usage if watched else None,
+            )
+
+        ledger = TaskLedger(
+            clock, TaskConfig(output=OutputConfig(capture_bytes=settings.result_output_bytes))
+        )
+        sessions = SessionPool(
+            config=pool_config(settings, keep_sessions),
+            state=host.state,
+            factory=SlotFactory(
+                backend=choice.backend,
+                volumes=host.volumes,
+                cgroups=host.detection.driver,
+                identities=host.identities,
+                catalog=host.catalog,
+                hooks=hooks,
+            ),
+            catalog=host.catalog,
+            open_workspace=open_workspace,
+            isolation=isolation(choice.probe),
+            records=ledger,
+            hooks=hooks,
+            clock=clock,
+        )
+        installers = {name: language.installer for name, language in host.languages.items()}
+        tasks = TaskExecutor(
+            sessions, tools_by_name(), ledger, installers=installers, hooks=hooks, clock=clock
+        )
+        async with sessions, tasks:
+            yield Engine(host=host, choice=choice, sessions=sessions, tasks=tasks)
+
+
+def pool_config(settings: Settings, keep_sessions: bool) -> SessionPoolConfig:
+    """Settings of the session pool."""
+    return SessionPoolConfig(
+        max_sessions=settings.max_sessions,
+        pool_size=settings.pool_size,
+        pool_max=max(16, settings.pool_size),
+        idle_timeout_s=settings.idle_timeout_s,
+        max_age_s=settings.max_age_s,
+        grace_s=settings.drain_grace_s,
+        waiting_runs=settings.task_queue,
+        concurrent_runs=settings.max_concurrent_runs,
+        default_limits=settings.limits,
+        maximum_limits=settings.maximum_limits,
+        keep_sessions=keep_sessions,
+    )
+
+
+def isolation(probe: Probe) -> dict[str, str]:
+    """Wall name to who enforces it, and ``sandbox`` to the level."""
+    return {
+        "sandbox": str(probe.level),
+        **{name: str(who) for name, who in probe.enforces.items()},
+    }
