@@ -28,7 +28,7 @@ import pytest_asyncio
 import codegen_mcp.sandbox.guest
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import GIB, MIB, ResourceLimits, RunLimits
-from codegen_mcp.core.task import Argv, Command, PythonFile, Stream
+from codegen_mcp.core.task import Argv, Command, PythonCode, PythonFile, Stream
 from codegen_mcp.languages.python.environment import make_environment
 from codegen_mcp.languages.python.guest_install import install_guest
 from codegen_mcp.languages.python.interpreters import InterpreterDiscovery
@@ -251,6 +251,89 @@ async def test_it_is_as_under_the_interpreter(places: dict[str, Place], case: Ca
     else:
         assert len(seen["forked"].stdout) != len(seen["reference"].stdout)
         assert seen["forked"].exit_code == seen["reference"].exit_code
+
+
+CODE = b"""
+import sys
+
+print(__name__, sys.argv, sorted(globals()), __spec__, __doc__)
+
+
+def divide(dividend):
+    return dividend / 0
+
+
+try:
+    divide(1)
+except ZeroDivisionError as error:
+    raise ValueError("caf\xc3\xa9") from error
+"""
+
+CODE_OUTPUT = b"""\
+__main__ ['-c', 'a', 'b c'] ['__annotations__', '__builtins__', '__doc__', '__loader__', \
+'__name__', '__package__', '__spec__', 'sys'] None None
+"""
+
+CODE_ERRORS = b"""\
+Traceback (most recent call last):
+  File "<code>", line 12, in <module>
+    divide(1)
+  File "<code>", line 8, in divide
+    return dividend / 0
+ZeroDivisionError: division by zero
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "<code>", line 14, in <module>
+    raise ValueError("caf\xc3\xa9") from error
+ValueError: caf\xc3\xa9
+"""
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("way", ["forked", "fresh"])
+async def test_code_is_as_with_option_c_and_its_tracebacks_have_lines(
+    places: dict[str, Place], way: str
+) -> None:
+    sink = ListSink()
+    command = Command(
+        program=PythonCode(code=CODE),
+        limits=RunLimits(timeout_s=30, output_bytes=1 * MIB),
+        args=("a", "b c"),
+        env=FRESH if way == "fresh" else {},
+    )
+
+    outcome = await places[way].sandbox.run(command, sink)
+
+    assert outcome.exit_code == 1
+    assert bytes(sink.data[Stream.STDOUT]) == CODE_OUTPUT
+    # Since Python 3.11 there are marks below the lines.
+    errors = bytes(sink.data[Stream.STDERR]).splitlines(True)
+    assert b"".join(line for line in errors if line.strip(b" ~^\n") or line == b"\n") == CODE_ERRORS
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_code_that_misspells_a_name_is_told_the_right_one(places: dict[str, Place]) -> None:
+    if await python_version(places["reference"]) < (3, 10):
+        pytest.skip("this interpreter makes no suggestions")
+    sink = ListSink()
+    command = Command(
+        program=PythonCode(code=b"number = 1\nprint(nunber)\n"),
+        limits=RunLimits(timeout_s=30, output_bytes=1 * MIB),
+    )
+
+    await places["forked"].sandbox.run(command, sink)
+
+    assert b"Did you mean: 'number'?" in sink.data[Stream.STDERR]
+
+
+async def python_version(place: Place) -> tuple[int, ...]:
+    sink = ListSink()
+    argv = ("python", "-c", "import sys; print(*sys.version_info[:2])")
+    limits = RunLimits(timeout_s=30, output_bytes=1 * MIB)
+    await place.sandbox.run(Command(program=Argv(argv), limits=limits), sink)
+    return tuple(map(int, sink.data[Stream.STDOUT].split()))
 
 
 def test_there_are_enough_programs() -> None:

@@ -100,7 +100,7 @@ def _start_depth(state: int) -> None:
     """Let the whole recursion limit be there."""
     depth = _Int.from_address(state + _DEPTH[_VERSION])
     if _VERSION < (3, 11):
-        depth.value = 0
+        depth.value = -1 if _VERSION < (3, 9) else 0
         return
     limit = sys.getrecursionlimit()
     if _Int.from_address(state + _DEPTH[_VERSION] + 4).value == limit:

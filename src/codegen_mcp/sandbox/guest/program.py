@@ -8,6 +8,7 @@ import sys
 
 import finish
 import frames
+import uncaught
 
 TYPE_CHECKING = False  # importing typing would cost memory in every session
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Program:
         before = set(sys.modules)
         status = 0
         if self.warnings:
-            finish.print_error(self.warnings)
+            uncaught.print_error(self.warnings)
         caught = self.error
         try:
             if caught is None:
@@ -152,7 +153,7 @@ class Program:
         del main, names
         finish.flush_replaced()
         if caught is not None:
-            status, self.error = finish.report(caught, self), None
+            status, self.error = uncaught.report(caught, self), None
             caught = None
         finish.end(status, before)
 
@@ -175,7 +176,7 @@ def become_environment(config: Config) -> None:
     template, venv = config.template, config.venv
     sys.executable = venv + "/bin/python"
     if getattr(sys, "_base_executable", "").startswith(template + "/"):  # until Python 3.10
-        sys._base_executable = sys.executable
+        sys._base_executable = sys.executable  # type: ignore[attr-defined]
     sys.prefix = sys.exec_prefix = venv
     site.PREFIXES[:] = [venv if prefix == template else prefix for prefix in site.PREFIXES]
     gone = (config.guest, template)
