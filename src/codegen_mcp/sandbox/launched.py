@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from codegen_mcp.core.errors import SandboxUnavailable
@@ -20,6 +20,7 @@ from codegen_mcp.sandbox.base import SandboxSpec
 from codegen_mcp.sandbox.cgroup import Cgroup
 from codegen_mcp.sandbox.launch_arguments import Arguments
 from codegen_mcp.sandbox.launcher import (
+    ENVIRONMENT,
     ErrorPipe,
     Spawner,
     descendants,
@@ -41,6 +42,9 @@ _PATIENCE_S = 1.0
 
 class LaunchedGuest:
     """Implements ``GuestProcess`` for a launcher that has the guest as its only child."""
+
+    environment: Mapping[str, str] = ENVIRONMENT
+    """The launcher's."""
 
     def __init__(
         self,
@@ -195,6 +199,7 @@ async def launch(
                 entry(command, identity=spec.identity, attach_files=attach_files),
                 pass_fds=(*arguments.fds, report_fd, theirs.fileno()),
                 stderr=errors.write_end,
+                env=kind.environment,
             )
             cancelled = await outlast(spawning)
         errors.close_write_end()

@@ -19,17 +19,19 @@ import shlex
 import subprocess
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from codegen_mcp.sandbox.base import HostIdentity
 
-MARK = f"CODEGEN_LAUNCHER={secrets.token_hex(8)}"
-"""In the environment of every launcher of this process, for the watchdog; not a secret."""
-ENVIRONMENT = dict([("PATH", "/usr/bin:/bin"), MARK.split("=")])
+PLAIN_ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 """All that a launcher sees: a worker's secrets must not be readable from /proc/PID/environ."""
+_MARK_VALUE = secrets.token_hex(8)
+MARK = f"CODEGEN_LAUNCHER={_MARK_VALUE}"
+"""For the watchdog, in the environment of launchers that may hang half way; not a secret."""
+ENVIRONMENT = {**PLAIN_ENVIRONMENT, "CODEGEN_LAUNCHER": _MARK_VALUE}
 OOM_SCORE = 500
 """The host's OOM killer takes sandboxes before the worker."""
 
@@ -57,7 +59,12 @@ class Spawner:
         return self._thread.native_id
 
     def spawn(
-        self, argv: Sequence[str], *, pass_fds: Sequence[int], stderr: int
+        self,
+        argv: Sequence[str],
+        *,
+        pass_fds: Sequence[int],
+        stderr: int,
+        env: Mapping[str, str] = ENVIRONMENT,
     ) -> asyncio.Future[subprocess.Popen[bytes]]:
         """Start a program with a minimal environment, in a process session of its own.
 
@@ -68,6 +75,7 @@ class Spawner:
             argv: The program, by absolute path.
             pass_fds: Descriptors that it inherits under the same numbers.
             stderr: Where its standard error goes; input and output are /dev/null.
+            env: Its whole environment.
         """
         started: Future[subprocess.Popen[bytes]] = Future()
 
@@ -77,7 +85,7 @@ class Spawner:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env=ENVIRONMENT,
+                env=env,
                 cwd="/",
                 pass_fds=pass_fds,
                 start_new_session=True,

@@ -38,7 +38,7 @@ from codegen_mcp.sandbox.guest_sandbox import GuestSandbox
 from codegen_mcp.sandbox.host_processes import kill_matching, runs_as
 from codegen_mcp.sandbox.launch_arguments import Arguments
 from codegen_mcp.sandbox.launched import LaunchedGuest, launch, or_end
-from codegen_mcp.sandbox.launcher import Spawner
+from codegen_mcp.sandbox.launcher import PLAIN_ENVIRONMENT, Spawner
 from codegen_mcp.sandbox.preconditions import check_directories, check_identity
 from codegen_mcp.sandbox.probe import enforcement, self_test
 from codegen_mcp.sandbox.selftest.works import WORKS
@@ -65,6 +65,9 @@ _PLACES = ("workspace", "venv", "tmp")
 
 class ProcessGuest(LaunchedGuest):
     """Ends through its supervisor, which kills every descendant before it goes."""
+
+    environment = PLAIN_ENVIRONMENT
+    """Without a mark: nobody else may kill the supervisor before it is done."""
 
     def kill(self) -> None:
         """Tell the supervisor; where it does not obey, ``wait`` uses the control group."""
@@ -120,6 +123,7 @@ class ProcessBackend:
     def __init__(self, config: BackendConfig) -> None:
         self._config = config
         self._spawner: Spawner | None = None
+        self._swept = False
 
     @property
     def name(self) -> str:
@@ -146,6 +150,10 @@ class ProcessBackend:
         """Boot a sandbox."""
         check_identity(spec.identity)
         check_directories(spec)
+        if spec.egress_socket is not None:
+            raise SandboxUnavailable(
+                f"{self.name} has no way out to the network; use bubblewrap for that"
+            )
         abi = landlock.abi()
         if self._hardened and abi < 1:
             raise SandboxUnavailable(
@@ -204,8 +212,11 @@ class ProcessBackend:
 
     def _link(self, spec: SandboxSpec) -> Path:
         links = self._config.state / "links"
-        links.mkdir(mode=0o711, exist_ok=True)
-        os.chmod(links, 0o711)
+        if not self._swept:
+            links.mkdir(mode=0o711, exist_ok=True)
+            os.chmod(links, 0o711)
+            _remove_dangling(links)
+            self._swept = True
         link = links / spec.sandbox_id
         point(link, spec.volume.root)
         return link
@@ -254,6 +265,13 @@ def point(link: Path, target: Path) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
     os.replace(fresh, link)
+
+
+def _remove_dangling(links: Path) -> None:
+    """Remove what a worker that was killed left behind."""
+    for link in links.iterdir():
+        if link.is_symlink() and not link.exists():
+            link.unlink(missing_ok=True)
 
 
 def _count_tasks() -> int:

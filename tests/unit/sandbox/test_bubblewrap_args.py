@@ -13,7 +13,7 @@ from codegen_mcp.sandbox import preconditions
 from codegen_mcp.sandbox.base import HostIdentity, SandboxSpec
 from codegen_mcp.sandbox.bubblewrap_args import write_recipe
 from codegen_mcp.sandbox.launch_arguments import Arguments
-from codegen_mcp.sandbox.launcher import ENVIRONMENT, ErrorPipe, descendants, entry, parent_of
+from codegen_mcp.sandbox.launcher import PLAIN_ENVIRONMENT, ErrorPipe, descendants, entry, parent_of
 from codegen_mcp.sandbox.volumes.base import VolumeUsage
 
 
@@ -151,7 +151,7 @@ def test_groups_are_entered_before_the_user_changes_and_any_failure_ends_it(
     assert "--clear-groups" in words
     assert words[-1] == "/bin/true"
     assert "setpriv" not in " ".join(entry(["/x"], identity=None, attach_files=[]))
-    assert set(ENVIRONMENT) == {"PATH"}
+    assert set(PLAIN_ENVIRONMENT) == {"PATH"}
 
 
 def fill(fd: int) -> None:
