@@ -251,8 +251,11 @@ async def test_files_of_a_host_user_that_cannot_be_had_again_get_another_owner(
 
 
 WORKER = """
-import asyncio, sys
+import asyncio, os, sys
 import structlog
+from codegen_mcp.sandbox import mounts
+if os.geteuid() == 0:
+    mounts.enter_private_namespace()  # as every worker does
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 from codegen_mcp.bootstrap import open_engine
 from codegen_mcp.core.session import SessionConfig
