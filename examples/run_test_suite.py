@@ -104,7 +104,7 @@ def make_environment(sandbox: Sandbox, packages: Sequence[Package], venv: Path) 
     python = ask.stdout.strip()
     subprocess.run([*UV, "venv", "--python", python, venv], check=True)
     pins = [f"{package.name}=={package.version}" for package in packages]
-    install = [*UV, "pip", "install", "--python", venv, "--no-deps", *pins]
+    install = [*UV, "pip", "install", "--python", str(venv), "--no-deps", *pins]
     subprocess.run(install, env=index_environment(), check=True)
     return venv / "bin"
 

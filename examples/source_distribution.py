@@ -34,7 +34,7 @@ def download_sdist(pinned: str, folder: Path) -> Path:
         check=True,
     ).stdout
     sdist = tomllib.loads(lock)["packages"][0]["sdist"]
-    path = folder / sdist["url"].rpartition("/")[2]
+    path = folder / Path(sdist["url"]).name
     with urllib.request.urlopen(sdist["url"], timeout=120) as answer:
         path.write_bytes(answer.read())
     if hashlib.sha256(path.read_bytes()).hexdigest() != sdist["hashes"]["sha256"]:

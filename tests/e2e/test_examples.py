@@ -64,6 +64,7 @@ class Example:
 def test_hello_runs_without_a_worker():
     done = subprocess.run(
         [sys.executable, "-m", "codegen_mcp.cli.main", "run", EXAMPLES / "hello.py", "a", "b"],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
