@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -124,7 +123,7 @@ def test_a_commit_that_was_cut_short_is_completed_by_the_next_install(
 
 
 @pytest.mark.parametrize(
-    "note", ["", "[", "5", json.dumps([["../x", 1]]), json.dumps([["lib", "x"]]), "null"]
+    "note", ["", "[", "5", "1 ../x", "x lib", "5 lib\\n", "\\0\\n\\n", "1 \\0"]
 )
 def test_a_commit_note_that_is_nonsense_is_dropped(root: Path, note: str) -> None:
     before = content(root)

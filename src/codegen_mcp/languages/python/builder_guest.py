@@ -3,8 +3,8 @@
 A build runs code of the distribution's author, with no more rights than the session's own code,
 and with fewer where the kernel has Landlock: it can write to its scratch directory and /tmp, not to
 the environment or the workspace, so that a build which fails has changed nothing. Standard library
-only, Python 3.8 or later. The job is JSON on standard input; words go to standard error, one JSON
-line with the wheel's name and METADATA to standard output.
+only, Python 3.8 or later. The job is a Python literal on standard input; words go to standard
+error, one JSON line with the wheel's name and METADATA to standard output.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def metadata(wheel: str) -> str:
 def main() -> int:
     """Run the job."""
     try:
-        result = build(place(json.load(sys.stdin)))
+        result = build(place(eval(sys.stdin.read(), {})))
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         sys.stderr.write(f"the build failed: {error}\n")
         return FAILED

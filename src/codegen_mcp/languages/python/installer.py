@@ -210,11 +210,11 @@ class UvInstaller:
 
 
 def _read_reply(stdout: bytes) -> _Reply:
-    """Read the guest's line and uv's JSON in it; whatever is odd is as if it were not there."""
+    """Read the guest's line and uv's JSON below it; whatever is odd is as if it were not there."""
     try:
-        reply = json.loads(stdout)
-        venv = str(reply["venv"])[:4096]
-        changes = json.loads(reply["json"])["changes"]
+        first, _, rest = stdout.partition(b"\n")
+        venv = first.decode()[:4096]
+        changes = json.loads(rest)["changes"]
         names = [
             canonicalize_name(change["name"], validate=True)
             for change in changes[:1000]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import re
 from collections.abc import Mapping
 
@@ -29,8 +30,8 @@ _MAX_FILES = 4
 _MAX_BYTES = 64 * 1024
 _TIMEOUT_S = 20.0
 
-Seed = Mapping[str, str]
-"""Path in uv's cache to content in base64."""
+Seed = Mapping[str, bytes]
+"""Path in uv's cache to content."""
 
 
 class InterpreterSeeds:
@@ -68,15 +69,12 @@ class InterpreterSeeds:
 
 
 def _checked(files: Mapping[object, object]) -> Seed:
-    seed: dict[str, str] = {}
+    seed: dict[str, bytes] = {}
     for name, content in list(files.items())[:_MAX_FILES]:
         if not isinstance(content, str) or len(content) > _MAX_BYTES:
             continue
         if not _NAME.fullmatch(str(name)):
             continue
-        try:
-            base64.b64decode(content, validate=True)
-        except binascii.Error:
-            continue
-        seed[str(name)] = content
+        with contextlib.suppress(binascii.Error):
+            seed[str(name)] = base64.b64decode(content, validate=True)
     return seed

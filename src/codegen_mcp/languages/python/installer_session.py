@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ class InstallSession:
 
         Args:
             program: Source text, standard library only.
-            job: Sent to it as JSON; ``places`` is added.
+            job: Sent to it as a literal; ``places`` is added.
             view: Path of the wheels to use, relative to the wheelhouse.
         """
         places = self._places(view)
@@ -108,5 +107,5 @@ class InstallSession:
             program=Argv((python, "-I", "-S", "-c", program)),
             limits=RunLimits(timeout_s=timeout_s, output_bytes=_OUTPUT_BYTES),
             env={"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""},
-            stdin=json.dumps(job).encode(),
+            stdin=ascii(job).encode(),
         )
