@@ -25,7 +25,7 @@ from codegen_mcp.sandbox.volumes.space import VolumeConfig
 
 BASE = Path("/var/tmp")
 """Other users can pass through it, unlike the directories that pytest makes."""
-_UIDS = "238000-238255"
+_UIDS = "236032-247807"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
