@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,9 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
         announce(f"worker {settings.worker_id} listening on {settings.host}:{worker.server.port}")
         for line in what_next(settings, worker.server.port):
             announce(line)
+        # What is here now stays: collections need not look at it again (gc.freeze).
+        gc.collect()
+        gc.freeze()
         await signals.drain.wait()
         announce("draining: no new work; a second signal ends at once")
         await worker.server.drain()

@@ -22,6 +22,8 @@ from codegen_mcp.sandbox.guest_protocol import Exited
 from codegen_mcp.sandbox.output_pump import OutputBudget, OutputPump
 from codegen_mcp.sandbox.verdict import Evidence, decide
 
+BRIEF_S = 0.004
+"""How long a run may go on before its output is followed live."""
 POLL_S = 0.1
 """How often counters are read while a program runs; short runs are never polled."""
 KILL_S = 1.0
@@ -67,6 +69,7 @@ class GuestRun:
         self._sink = sink
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[Exited | None] = self._loop.create_future()
+        self._brief: asyncio.Future[None] | None = None
         self._our_kill: EndedBy | None = None
         self._disk_full = False
         self._pressure_told = False
@@ -78,6 +81,7 @@ class GuestRun:
         """Take the guest's report; None when the sandbox is gone."""
         if not self._end.done():
             self._end.set_result(reply)
+        self._end_brief()
 
     async def supervise(self, stdout: int, stderr: int) -> Exited | None:
         """Pump output and watch limits until the run is over; closes both descriptors.
@@ -93,23 +97,59 @@ class GuestRun:
         ]
         self._after("deadline", limits.timeout_s, lambda: self._stop(EndedBy.TIMEOUT))
         self._after("poll", POLL_S, self._poll)
-        tasks = [self._loop.create_task(pump.run()) for pump in pumps]
+        tasks: list[asyncio.Task[None]] = []
         try:
-            return await self._follow(tasks, pumps)
+            cancelled = not await self._wait_briefly()
+            if not self._end.done():
+                tasks += [self._loop.create_task(pump.run()) for pump in pumps]
+                cancelled |= not await self._wait()
+            # Every writer is dead, so both pipes end; only a sink that waits can hold this up.
+            if tasks:
+                await asyncio.wait(tasks, timeout=DRAIN_S)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(DRAIN_S):
+                        for pump in pumps:
+                            await pump.run()
+            if cancelled:
+                raise asyncio.CancelledError
+            for task in tasks:
+                if task.done():
+                    task.result()
+            return self._end.result()
         finally:
             for timer in self._timers.values():
                 timer.cancel()
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if tasks:
+                await asyncio.gather(*tasks, return_exceptions=True)
             for pump in pumps:
                 pump.count_rest()
             os.close(stdout)
             os.close(stderr)
 
-    async def _follow(
-        self, tasks: list[asyncio.Task[None]], pumps: list[OutputPump]
-    ) -> Exited | None:
+    async def _wait_briefly(self) -> bool:
+        """Wait for an end that comes at once; False when the caller cancelled meanwhile.
+
+        Most runs are over before their output is worth wake-ups of its own: it is then read in one
+        go. Output of a longer run is late by this much once.
+        """
+        self._brief = self._loop.create_future()
+        self._after("brief", BRIEF_S, self._end_brief)
+        try:
+            await self._brief
+        except asyncio.CancelledError:
+            self._stop(EndedBy.CANCELLED)
+            return False
+        return True
+
+    def _end_brief(self) -> None:
+        if self._brief is not None and not self._brief.done():
+            self._brief.set_result(None)
+
+    async def _wait(self) -> bool:
+        """Wait for the end, however long; False when the caller cancelled meanwhile."""
         cancelled = False
         while not self._end.done():
             try:
@@ -117,13 +157,7 @@ class GuestRun:
             except asyncio.CancelledError:
                 cancelled = True
                 self._stop(EndedBy.CANCELLED)
-        if cancelled:
-            raise asyncio.CancelledError
-        # Every writer is dead, so both pipes end; only a sink that waits can hold this up.
-        done, _ = await asyncio.wait(tasks, timeout=DRAIN_S)
-        for task in done:
-            task.result()
-        return self._end.result()
+        return not cancelled
 
     def outcome(self, reply: Exited | None) -> Outcome:
         """Decide how the run ended."""
