@@ -10,13 +10,24 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from codegen_mcp._proto.codegen.v1 import tools_pb2 as tools
-from codegen_mcp.testing.driven import Driven, Ran, call, driven, p95, python, until
+from codegen_mcp.testing.driven import (
+    Driven,
+    Ran,
+    call,
+    driven,
+    host_user,
+    p95,
+    processes_of,
+    python,
+    until,
+)
 from codegen_mcp.testing.wire import Wire, dial
 from codegen_mcp.testing.worker import worker_process
 
@@ -236,6 +247,7 @@ class Ground:
     """A worker with a neighbour in it, who knows how long his print(1) takes at rest."""
 
     wire: Wire
+    state: Path
     neighbour: Driven
 
     async def print_one(self) -> float:
@@ -265,7 +277,7 @@ async def ground(**settings: Any) -> AsyncIterator[Ground]:
     }
     async with worker_process(**settings) as worker, dial(worker.address) as wire:
         async with driven(wire) as neighbour:
-            yield Ground(wire, neighbour)
+            yield Ground(wire, worker.state, neighbour)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -289,8 +301,9 @@ async def test_it_ends_in_time_for_its_reason_and_harms_nobody(field_: Ground, b
 async def explode(on: Ground, bomb: Bomb) -> tuple[float, Ran]:
     """Set it off in a session of its own; returns the neighbour's 95th percentile too."""
     async with driven(on.wire, **bomb.limits) as session:
-        await session.find_user()
-        usual = await settled(session)
+        uid = host_user(on.state, session.id)
+        usual = await settled(uid)
+        assert usual >= 3  # the launcher, the guest and its spare
         work = asyncio.ensure_future(
             session.task(bomb.tool, timeout_s=bomb.timeout_s, **bomb.constraints)
         )
@@ -307,16 +320,16 @@ async def explode(on: Ground, bomb: Bomb) -> tuple[float, Ran]:
         assert ran.seconds < bomb.reaches_s + GRACE_S
         again = await session.python("print(1 + 1)")
         assert (again.ok, again.stdout) == (True, b"2\n"), again
-        assert await settled(session) == usual
-    assert await until(lambda: not session.processes(), CLEAN_WITHIN_S), session.processes()
+        assert await settled(uid) == usual
+    assert await until(lambda: not processes_of({uid}), CLEAN_WITHIN_S), processes_of({uid})
     return during, ran
 
 
-async def settled(session: Driven) -> int:
-    """Number of processes once it stays the same: the launcher, the guest and its spare."""
+async def settled(uid: int) -> int:
+    """Number of a user's processes once it stays the same."""
     deadline, seen, since = time.monotonic() + CLEAN_WITHIN_S, -1, 0.0
     while time.monotonic() < deadline:
-        count = len(session.processes())
+        count = len(processes_of({uid}))
         if count != seen:
             seen, since = count, time.monotonic()
         elif time.monotonic() - since > 0.05:

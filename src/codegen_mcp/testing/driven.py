@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from grpc import aio
@@ -81,8 +82,6 @@ class Driven:
     def __init__(self, wire: Wire, session_id: str) -> None:
         self.wire = wire
         self.id = session_id
-        self.uid = 0
-        """Its host user, once ``find_user`` has asked."""
 
     async def task(self, tool: tools_pb2.ToolRequest, **fields: Any) -> Ran:
         """Run a tool to its end; ``timeout_s`` and fields of TaskRequest and constraints."""
@@ -154,16 +153,6 @@ class Driven:
             digest.update(part.data)
         return digest.hexdigest()
 
-    async def find_user(self) -> int:
-        """Ask the kernel, from inside, which host user the session runs as."""
-        ran = await self.python("print(open('/proc/self/uid_map').read())")
-        self.uid = int(ran.stdout.split()[1])
-        return self.uid
-
-    def processes(self) -> list[int]:
-        """Pids on the host that run as the session's user."""
-        return processes_of({self.uid})
-
     async def destroy(self) -> None:
         """End it at once."""
         with suppress(aio.AioRpcError):
@@ -213,6 +202,13 @@ def call(name: str, **arguments: Any) -> tools_pb2.ToolRequest:
 def ended_by_name(value: int) -> str:
     """Name a value of EndedBy."""
     return common_pb2.EndedBy.Name(value).removeprefix("ENDED_BY_").lower()  # type: ignore[arg-type]
+
+
+def host_user(state: Path, session_id: str) -> int:
+    """Read from a worker's state directory as which host user a session runs."""
+    record = json.loads((state / "sessions" / session_id / "session.json").read_text())
+    uid: int = record["identity"]["uid"]
+    return uid
 
 
 def processes_of(uids: Iterable[int]) -> list[int]:

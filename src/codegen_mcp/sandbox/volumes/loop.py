@@ -33,6 +33,8 @@ IMAGE = "volume.img"
 FULL_BELOW = 512 * 1024
 """ext4 refuses a write when less than this is left: it keeps some blocks for its own trees."""
 UNMOUNT_WITHIN_S = 2.0
+ADOPT_WAIT_S = 30.0
+"""The kernel unmounts what a killed worker had one after the other, each with all its writes."""
 _FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOATIME
 _DATA = "noinit_itable,errors=remount-ro"
 """The image is zeros where nothing was written: clearing inode tables would only occupy disk."""
@@ -190,7 +192,7 @@ def _adopt(directory: Path) -> int:
     try:
         size_bytes = images.promised_bytes(image)
         root.mkdir(mode=0o711, exist_ok=True)
-        with attached(image) as device:
+        with attached(image, wait_s=ADOPT_WAIT_S) as device:
             if images.has_errors(image) and not images.repair(device):
                 raise Corrupt(f"{str(image)!r} is damaged beyond automatic repair")
             try:
