@@ -32,6 +32,7 @@ from codegen_mcp.languages.python.fetcher import PackageFetcher
 from codegen_mcp.languages.python.fetcher_sandbox import confine
 from codegen_mcp.languages.python.guest_install import install_guest
 from codegen_mcp.languages.python.installer import UvInstaller
+from codegen_mcp.languages.python.installer_seed import InterpreterSeeds
 from codegen_mcp.languages.python.interpreters import InterpreterDiscovery
 from codegen_mcp.languages.python.language import install_uv
 from codegen_mcp.languages.python.packages import PackageConfig
@@ -345,6 +346,7 @@ class Host:
     interpreter: Interpreter
     backend_config: BackendConfig
     backend: SandboxBackend
+    seeds: InterpreterSeeds
     fetcher: HostIdentity | None = FETCHER
 
 
@@ -383,7 +385,13 @@ def host() -> Iterator[Host]:
     guest = install_guest(source, state, [interpreter])
     install_uv(state / "tools" / "uv")
     config = BackendConfig(guest_directory=guest, state=state, interpreter=interpreter)
-    yield Host(state, interpreter, config, BubblewrapBackend(config))
+    packages = PackageConfig.below(
+        state, bubblewrap=Path(find_bubblewrap()), fetch_identity=FETCHER
+    )
+    packages.staging.mkdir(mode=0o711)
+    os.chmod(packages.staging, 0o711)
+    seeds = InterpreterSeeds(packages)
+    yield Host(state, interpreter, config, BubblewrapBackend(config), seeds)
     discovery.close()
     shutil.rmtree(state)
 
@@ -410,7 +418,7 @@ async def make_rig(host: Host) -> AsyncIterator[Callable[..., Any]]:
         )
         wheelhouse.open()
         fetcher = PackageFetcher(config, wheelhouse)
-        installer = UvInstaller(config, wheelhouse, fetcher)
+        installer = UvInstaller(config, wheelhouse, fetcher, host.seeds)
         rig = Rig(directory, config, wheelhouse, fetcher, installer, host)
         made.append(rig)
         return rig

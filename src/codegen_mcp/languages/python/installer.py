@@ -62,12 +62,16 @@ class UvInstaller:
     """Implements ``languages.base.Installer``."""
 
     def __init__(
-        self, config: PackageConfig, wheelhouse: Wheelhouse, fetcher: PackageFetcher
+        self,
+        config: PackageConfig,
+        wheelhouse: Wheelhouse,
+        fetcher: PackageFetcher,
+        seeds: InterpreterSeeds | None = None,
     ) -> None:
         self._config = config
         self._wheelhouse = wheelhouse
         self._fetcher = fetcher
-        self._seeds = InterpreterSeeds(config)
+        self._seeds = seeds or InterpreterSeeds(config)
 
     async def prepare(self, interpreter: Interpreter) -> None:
         """Do ahead what the first install would do."""
