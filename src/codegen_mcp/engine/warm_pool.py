@@ -25,6 +25,8 @@ log = structlog.get_logger()
 MAX_KINDS = 4
 """Kinds of sandbox (interpreter, disk size, ...) that are kept ready at once."""
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+CALM_S = 0.05
+"""After a claim, while others wait: the first run of the new session has the processor first."""
 TICK_S = 5.0
 """How often the target is looked at when nothing happens."""
 
@@ -82,6 +84,7 @@ class WarmPool:
         self._ready: list[Slot] = []
         self._booting = 0
         self._failures = 0
+        self._taken = 0.0
         self._next_trim = clock.monotonic()
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
@@ -141,6 +144,7 @@ class WarmPool:
             self.hits += 1
         self._hooks.pool_taken(hit=slot is not None)
         self._changed()
+        self._taken = time.monotonic()
         self._wake.set()
         return slot
 
@@ -186,6 +190,11 @@ class WarmPool:
             self._wake.clear()
             self._trim()
             kind = self._next()
+            if kind is not None and self._ready:
+                calm_s = CALM_S - (time.monotonic() - self._taken)
+                if calm_s > 0:
+                    await asyncio.sleep(calm_s)
+                    continue
             if kind is not None and await self._boot(*kind):
                 continue
             pause_s = TICK_S
