@@ -40,6 +40,8 @@ from codegen_mcp.sandbox.volumes.space import VolumeConfig
 
 PROGRAMS = sorted((Path(__file__).parent / "fidelity" / "programs").glob("*.py"))
 WAYS = ("forked", "fresh", "reference")
+FIRST_UID = 240_000 + os.getpid() % 5_000 * len(WAYS)
+"""Test runs beside each other have users of their own."""
 
 FRESH = {"MPLBACKEND": "agg"}
 """Read by matplotlib alone, and one of the names that force a fresh interpreter."""
@@ -189,7 +191,7 @@ async def booted(
     state: Path, number: int, interpreter: Interpreter, guest: Path
 ) -> AsyncIterator[Place]:
     """One sandbox over a plain volume."""
-    uid = 231_000 + number
+    uid = FIRST_UID + number
     identity = HostIdentity(uid=uid, gid=uid) if os.geteuid() == 0 else None
     limits = ResourceLimits(memory_bytes=4 * GIB, disk_bytes=64 * MIB)
     slot = state / f"slot{number}"
@@ -221,7 +223,7 @@ async def booted(
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def places() -> AsyncIterator[dict[str, Place]]:
     """A sandbox for each way, so that the three run beside each other."""
-    identity = HostIdentity(uid=231_000, gid=231_000) if os.geteuid() == 0 else None
+    identity = HostIdentity(uid=FIRST_UID, gid=FIRST_UID) if os.geteuid() == 0 else None
     with state_directory() as state:
         explicit = os.environ.get("FIDELITY_PYTHON")
         discovery = InterpreterDiscovery(
