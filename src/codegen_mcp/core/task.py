@@ -43,7 +43,7 @@ class TaskStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class PythonCode:
-    """Source text run as ``__main__`` (``sys.argv[0]`` is ``filename``)."""
+    """Source text run as ``__main__``, as ``python -c`` would; tracebacks name ``filename``."""
 
     code: bytes
     filename: str = "<code>"

@@ -36,8 +36,10 @@ UNMOUNT_WITHIN_S = 2.0
 ADOPT_WAIT_S = 30.0
 """The kernel unmounts what a killed worker had one after the other, each with all its writes."""
 _FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOATIME
-_DATA = "noinit_itable,errors=remount-ro"
-"""The image is zeros where nothing was written: clearing inode tables would only occupy disk."""
+_DATA = "noinit_itable,errors=remount-ro,nodelalloc"
+"""The image is zeros where nothing was written: clearing inode tables would only occupy disk.
+Without delayed allocation a full disk is told by the write itself, and a rename over a file, which
+must not lose the old one in a crash, has nothing to flush (ext4(5), auto_da_alloc)."""
 _DAMAGED = frozenset({errno.EUCLEAN, errno.EINVAL, errno.EIO, errno.EBADMSG})
 
 
