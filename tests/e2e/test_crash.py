@@ -18,8 +18,16 @@ from codegen_mcp._proto.codegen.v1 import common_pb2 as common
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as sm
 from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as te
 from codegen_mcp._proto.codegen.v1 import tools_pb2 as tools
-from codegen_mcp.sandbox.host_processes import all_pids
-from codegen_mcp.testing.driven import Driven, host_user, processes_of, python, until
+from codegen_mcp.sandbox.host_processes import uids_of
+from codegen_mcp.testing.driven import (
+    Driven,
+    descendants,
+    host_user,
+    processes_of,
+    python,
+    stat_of,
+    until,
+)
 from codegen_mcp.testing.kernel_objects import kernel_objects
 from codegen_mcp.testing.small_index import small_index, small_wheel
 from codegen_mcp.testing.wire import Wire, dial
@@ -130,7 +138,7 @@ async def live_and_die(
     if number % 5 == 1:  # else the kill comes before any install has ended
         await until(lambda: any(f"small{number}" in one.packages for one in known), 20.0)
     await asyncio.sleep(dice.uniform(0.05, 0.6))
-    ours = descendants(worker.pid)
+    ours = {p: start for p, start in descendants(worker.pid).items() if is_of_a_sandbox(p)}
     assert len(ours) > 2 * SESSIONS  # each has a launcher and a guest
     await worker.kill()
     await until(lambda: not alive(ours) and not processes_of(uids), DEAD_WITHIN_S)
@@ -253,20 +261,6 @@ async def result_of(wire: Wire, request: te.TaskRequest) -> te.TaskResult:
     return messages[-1].result
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """Pid to start time of every process below one."""
-    parents: dict[int, tuple[int, str]] = {}
-    for each in all_pids():
-        if stat := stat_of(each):
-            parents[each] = int(stat[1]), stat[19]
-    found: dict[int, str] = {}
-    below = {pid}
-    while below:
-        below = {each for each, (parent, _) in parents.items() if parent in below}
-        found.update({each: parents[each][1] for each in below})
-    return found
-
-
 def alive(processes: dict[int, str]) -> list[int]:
     """Those that still run code, told from later owners of their pids.
 
@@ -279,11 +273,12 @@ def alive(processes: dict[int, str]) -> list[int]:
     ]
 
 
-def stat_of(pid: int) -> list[str]:
-    """Fields of proc_pid_stat(5) from the state on; empty when it is gone."""
+def is_of_a_sandbox(pid: int) -> bool:
+    """Whether a process of the worker's runs as another user, or is on the way to that."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return []
+        marked = b"CODEGEN_LAUNCHER=" in Path(f"/proc/{pid}/environ").read_bytes()
+        return marked or uids_of(pid) != {os.geteuid()}
+    return False
 
 
 def command_of(pid: int) -> str:

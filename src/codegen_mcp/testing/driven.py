@@ -217,6 +217,27 @@ def processes_of(uids: Iterable[int]) -> list[int]:
     return [pid for pid in all_pids() if matches(pid)]
 
 
+def descendants(pid: int) -> dict[int, str]:
+    """Pid to start time of every process below one."""
+    parents: dict[int, tuple[int, str]] = {}
+    for each in all_pids():
+        if stat := stat_of(each):
+            parents[each] = int(stat[1]), stat[19]
+    found: dict[int, str] = {}
+    below = {pid}
+    while below:
+        below = {each for each, (parent, _) in parents.items() if parent in below}
+        found.update({each: parents[each][1] for each in below})
+    return found
+
+
+def stat_of(pid: int) -> list[str]:
+    """Fields of proc_pid_stat(5) from the state on; empty when it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
+
+
 async def until(
     condition: Callable[[], Any] | Callable[[], Awaitable[Any]], within_s: float = 5.0
 ) -> Any:
