@@ -19,7 +19,8 @@ from pathlib import Path
 
 import codegen_mcp
 from codegen_mcp.sandbox import registry
-from codegen_mcp.sandbox.selftest.catalogue import ATTACKS
+from codegen_mcp.sandbox.base import IsolationLevel
+from codegen_mcp.sandbox.selftest.catalogue import ATTACKS, ESCAPES
 from codegen_mcp.sandbox.selftest.runner import Campaign, conditions
 from codegen_mcp.testing.sandbox_ground import Ground, open_directory
 from codegen_mcp.testing.sandbox_laws import LAWS, Rig
@@ -69,13 +70,17 @@ def run_as(
 
 
 async def attacks(ground: Ground, name: str) -> object:
-    """Run every attack: {attack: [verdict, seen]}, and the conditions they ran under."""
+    """Run attacks: {attack: [verdict, seen]}, and the conditions they ran under.
+
+    Without /proc the bombs are left out: what bounds them has nothing to do with it.
+    """
     with ground.config() as config:
         backend = registry.create(name, config)
         probe = await backend.probe()
         if not probe.available:
             return {"unavailable": probe.reason}
-        results = await Campaign(backend, config, probe.level).run(ATTACKS)
+        chosen = ESCAPES if probe.level is IsolationLevel.BUBBLEWRAP_NOPROC else ATTACKS
+        results = await Campaign(backend, config, probe.level).run(chosen)
         return {
             "level": probe.level.value,
             "conditions": sorted(conditions(config, probe.level)),

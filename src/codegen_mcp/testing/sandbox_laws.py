@@ -193,7 +193,7 @@ async def a_timeout_ends_the_run_and_keeps_what_was_printed(rig: Rig) -> None:
     assert ran.end.ended_by is EndedBy.TIMEOUT
     assert ran.end.exit_code == 124
     assert ran.stdout == b"before\n"
-    assert 0.5 <= time.monotonic() - begun < 2.5
+    assert 0.5 <= time.monotonic() - begun < 4
     assert (await rig.run(place, "print('next')")).stdout == b"next\n"
 
 

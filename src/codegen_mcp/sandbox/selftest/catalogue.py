@@ -14,7 +14,7 @@ from codegen_mcp.sandbox.selftest.persistence import PERSISTENCE
 from codegen_mcp.sandbox.selftest.processes import PROCESSES
 from codegen_mcp.sandbox.selftest.works import WORKS
 
-ATTACKS: Sequence[Attack] = (
+ESCAPES: Sequence[Attack] = (
     *WORKS,
     *FILES,
     *NETWORK,
@@ -22,6 +22,6 @@ ATTACKS: Sequence[Attack] = (
     *KERNEL,
     *GUEST,
     *PERSISTENCE,
-    *LIMITS,
 )
+ATTACKS: Sequence[Attack] = (*ESCAPES, *LIMITS)
 QUICK: Sequence[Attack] = tuple(attack for attack in ATTACKS if attack.quick)

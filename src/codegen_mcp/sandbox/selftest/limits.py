@@ -226,6 +226,29 @@ held(n, "MiB, then", error) if error else broken(n, "MiB written")
         timeout_s=20,
     ),
     Attack(
+        name="make more files than the disk has room for",
+        wall="disk",
+        source="https://man7.org/linux/man-pages/man5/ext4.5.html (inodes)",
+        gaps={"no-disk-limit": "the self-test was given no volume that bounds its size"},
+        code="""
+n, error = 0, None
+os.mkdir("planted-files")
+try:
+    while n < 30000:
+        os.close(os.open(f"planted-files/{n}", os.O_CREAT | os.O_WRONLY))
+        n += 1
+except OSError as e:
+    error = e
+import shutil
+
+shutil.rmtree("planted-files")
+held(n, "files, then", error) if error else broken(n, "files made")
+""",
+        ends_by=(EndedBy.EXIT, EndedBy.DISK),
+        then=_ALIVE,
+        timeout_s=30,
+    ),
+    Attack(
         name="make a file longer than allowed",
         wall="file_size",
         source=_RLIMIT,
