@@ -60,6 +60,11 @@ class WorkerProcess:
     """Lines that it printed up to the one that says where it listens."""
 
     @property
+    def log(self) -> str:
+        """What all workers of this state directory have logged."""
+        return log_of(self.state).read_text()
+
+    @property
     def pid(self) -> int:
         """Of the worker."""
         return self.process.pid
@@ -76,6 +81,11 @@ class WorkerProcess:
         return await self.process.wait()
 
 
+def log_of(state: Path) -> Path:
+    """Where worker processes log: a file, for nobody would empty a pipe."""
+    return state.with_name(f"{state.name}.log")
+
+
 async def start_worker_process(state: Path, **changes: Any) -> WorkerProcess:
     """Start ``codegen-mcp worker`` on a state directory and wait until it serves.
 
@@ -87,14 +97,15 @@ async def start_worker_process(state: Path, **changes: Any) -> WorkerProcess:
     for name, value in values.items():
         field_info = Settings.model_fields[name]
         env[str(field_info.validation_alias or name).upper()] = str(value)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "import sys; from codegen_mcp.cli.main import main; sys.exit(main(['worker']))",
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=env,
-    )
+    with log_of(state).open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            "import sys; from codegen_mcp.cli.main import main; sys.exit(main(['worker']))",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            env=env,
+        )
     assert process.stdout is not None
     output: list[str] = []
     try:
@@ -106,6 +117,7 @@ async def start_worker_process(state: Path, **changes: Any) -> WorkerProcess:
     except TimeoutError:
         process.kill()
     await process.wait()
+    output.append(log_of(state).read_text()[-4000:])
     raise RuntimeError("the worker did not start:\n" + "\n".join(output))
 
 
