@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from codegen_mcp.bootstrap.engine import Engine
 from codegen_mcp.bootstrap.worker import open_worker
@@ -79,11 +79,11 @@ def start_up_lines(settings: Settings, engine: Engine) -> list[str]:
 
 def what_next(settings: Settings, port: int) -> list[str]:
     """Return lines to paste, for somebody who sees this for the first time."""
-    python = Path(os.environ.get("VIRTUAL_ENV", "")) / "bin" / "python"
-    program = python if python.is_file() else Path("python")
+    code = (
+        "from codegen_mcp.client import Sandbox; s = Sandbox.create(); "
+        "print(s.run_python('print(6 * 7)').stdout, end=''); s.kill()"
+    )
     return [
         "try it from another terminal:",
-        f'  CODEGEN_MCP_ADDRESS=127.0.0.1:{port} {program} -c "from codegen_mcp.client import '
-        "Sandbox; s = Sandbox.create(); print(s.run_python('print(6 * 7)').stdout, end=''); "
-        's.kill()"',
+        f'  CODEGEN_MCP_ADDRESS=127.0.0.1:{port} {sys.executable} -c "{code}"',
     ]

@@ -16,6 +16,7 @@ from codegen_mcp.core.limits import MIB
 from codegen_mcp.settings import Settings
 
 STDIN_BYTES = 64 * MIB
+STDIN_NOTICE_S = 2.0
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -87,7 +88,7 @@ async def _run(
             code = await _task(engine, session.session_id, "pkg.install", {"packages": packages})
             if code:
                 return code
-        stdin = b"" if sys.stdin.isatty() else await asyncio.to_thread(_read_stdin)
+        stdin = b"" if sys.stdin.isatty() else await _read_stdin()
         arguments = {"file": script.name, "args": list(args), "stdin": stdin}
         code = await _task(engine, session.session_id, "run.python", arguments)
         for name in downloads:
@@ -96,8 +97,18 @@ async def _run(
         return code
 
 
-def _read_stdin() -> bytes:
-    data = sys.stdin.buffer.read(STDIN_BYTES + 1)
+async def _read_stdin() -> bytes:
+    """Read standard input to its end; says so when that takes long."""
+    reading: asyncio.Task[bytes] = asyncio.create_task(
+        asyncio.to_thread(sys.stdin.buffer.read, STDIN_BYTES + 1)
+    )
+    done, _ = await asyncio.wait([reading], timeout=STDIN_NOTICE_S)
+    if not done:
+        print(
+            "codegen-mcp: waiting for the end of standard input (< /dev/null for none)",
+            file=sys.stderr,
+        )
+    data = await reading
     if len(data) > STDIN_BYTES:
         raise click.ClickException(
             f"standard input is longer than {STDIN_BYTES} bytes; use --upload for a file"

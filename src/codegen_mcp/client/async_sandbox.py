@@ -148,7 +148,11 @@ class AsyncSandbox:
         )
 
     async def install(
-        self, *packages: str, upgrade: bool = False, timeout: float | None = None
+        self,
+        *packages: str,
+        upgrade: bool = False,
+        timeout: float | None = None,
+        on_progress: OutputHandler | None = None,
     ) -> Sequence[Package]:
         """Install packages, all or none.
 
@@ -160,7 +164,7 @@ class AsyncSandbox:
         """
         request = tools_pb2.PkgInstallRequest(packages=packages, upgrade=upgrade)
         result = await self._runner.execute(
-            tools_pb2.ToolRequest(pkg_install=request), timeout=timeout
+            tools_pb2.ToolRequest(pkg_install=request), timeout=timeout, on_progress=on_progress
         )
         answer = result.typed_response.pkg_install
         if answer.exit_code != 0 or not result.typed_response.HasField("pkg_install"):

@@ -210,10 +210,18 @@ class Sandbox:
         raise AssertionError("unreachable")
 
     def install(
-        self, *packages: str, upgrade: bool = False, timeout: float | None = None
+        self,
+        *packages: str,
+        upgrade: bool = False,
+        timeout: float | None = None,
+        on_progress: OutputHandler | None = None,
     ) -> Sequence[Package]:
         """Install packages, all or none."""
-        return _Loop.run(self._sandbox.install(*packages, upgrade=upgrade, timeout=timeout))
+        return _Loop.run(
+            self._sandbox.install(
+                *packages, upgrade=upgrade, timeout=timeout, on_progress=on_progress
+            )
+        )
 
     def get_info(self) -> SandboxInfo:
         """Ask for state and usage."""

@@ -79,6 +79,8 @@ class TaskRunner:
                 if kind == "log":
                     handler = on_stderr if response.log.source == "stderr" else on_stdout
                     await _hand_over(handler, response.log.message)
+                elif kind == "progress":
+                    await _hand_over(on_progress, response.progress.message)
                 elif kind == "result":
                     return response
                 elif kind == "error":
