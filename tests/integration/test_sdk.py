@@ -155,3 +155,10 @@ async def test_the_synchronous_sandbox_does_the_same(shared_worker):
 def test_every_status_has_a_class_and_unknown_reasons_fall_back_to_it():
     for status, kind in BY_STATUS.items():
         assert type(make_error(status, "x", reason="NEVER_HEARD_OF")) is kind
+
+
+async def test_the_progress_of_an_install_is_told_and_a_bad_name_raises(shared_worker):
+    told: list[str] = []
+    async with await AsyncSandbox.create(address=shared_worker) as sandbox:
+        with pytest.raises(InvalidArgumentException):
+            await sandbox.install("--index-url=x", on_progress=told.append)

@@ -58,6 +58,7 @@ class TaskRunner:
         timeout: float | None = None,
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
+        on_progress: OutputHandler | None = None,
     ) -> task_execution_pb2.TaskResponse:
         """Run a tool; returns the last message of its stream, which has the result.
 
