@@ -380,7 +380,9 @@ def host() -> Iterator[Host]:
     state = Path(tempfile.mkdtemp(prefix="codegen-host-"))
     os.chmod(state, 0o711)
     discovery = InterpreterDiscovery(state, identity=FIRST_SESSION)
-    interpreter = discovery.discover_now()[0]
+    found = discovery.discover_now()
+    assert found, discovery.refused
+    interpreter = found[0]
     source = Path(codegen_mcp.sandbox.guest.__file__).parent
     guest = install_guest(source, state, [interpreter])
     install_uv(state / "tools" / "uv")

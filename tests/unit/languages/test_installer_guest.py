@@ -70,6 +70,7 @@ def test_nothing_changes_before_the_commit(root: Path) -> None:
 def test_a_commit_swaps_every_directory(root: Path) -> None:
     environment = prepare(root)
     environment.commit()
+    environment.accept()
     environment.finish()
 
     assert content(root) == NEW
@@ -86,40 +87,82 @@ def test_files_of_packages_are_linked_and_scripts_are_copied(root: Path) -> None
     assert copied.stat().st_ino != (root / "bin" / "tool").stat().st_ino
 
 
-@pytest.mark.parametrize("swaps_done", [0, 1, 2, 3])
-def test_a_commit_that_was_cut_short_is_completed_by_the_next_install(
-    root: Path, swaps_done: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    environment = prepare(root)
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler runs."""
+
+
+def kill_after(renames: int, monkeypatch: pytest.MonkeyPatch, *, exchanges: bool) -> None:
+    """Let that many renames pass (or exchanges, where the file system has them)."""
     real_exchange, real_rename = installer_guest.exchange, os.rename
     done = 0
 
-    class Killed(BaseException):
-        """Stands for SIGKILL: no handler runs."""
-
-    def counted(one: str, other: str, act: object) -> None:
+    def pass_or_die() -> None:
         nonlocal done
-        if other.startswith(str(root / AREA)):
-            return act(one, other)  # type: ignore[operator, no-any-return]
-        if done == swaps_done:
+        if done == renames:
             raise Killed
         done += 1
-        return act(one, other)  # type: ignore[operator, no-any-return]
 
-    monkeypatch.setattr(
-        installer_guest, "exchange", lambda one, other: counted(one, other, real_exchange)
-    )
-    monkeypatch.setattr(os, "rename", lambda one, other: counted(one, other, real_rename))
-    with pytest.raises(Killed) if swaps_done < 3 else contextlib.nullcontext():
+    def exchange(one: str, other: str, aside: str) -> None:
+        pass_or_die()
+        real_exchange(one, other, aside)
+
+    def rename(one: str, other: str) -> None:
+        if not other.endswith("/commit"):
+            pass_or_die()
+        real_rename(one, other)
+
+    if exchanges:
+        monkeypatch.setattr(installer_guest, "exchange", exchange)
+    else:
+        monkeypatch.setattr(installer_guest, "RENAME_EXCHANGE", 1 << 30)
+    monkeypatch.setattr(os, "rename", rename)
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("renames", range(8))
+def test_a_commit_that_was_cut_short_is_undone(
+    root: Path, renames: int, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(root)
+    environment = prepare(root)
+    kill_after(renames, monkeypatch, exchanges=exchanges)
+    with contextlib.suppress(Killed):
         environment.commit()
     monkeypatch.undo()
-    if swaps_done:
-        assert (root / SITE / "new.py").exists(), "lib goes first"
 
     Environment(str(root)).finish()
 
-    assert content(root) == NEW
+    assert content(root) == before
     assert not (root / AREA).exists()
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("renames", range(8))
+def test_an_undo_that_was_cut_short_is_done_again(
+    root: Path, renames: int, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(root)
+    environment = prepare(root)
+    environment.commit()
+    kill_after(renames, monkeypatch, exchanges=exchanges)
+    with contextlib.suppress(Killed):
+        environment.undo()
+    monkeypatch.undo()
+
+    Environment(str(root)).finish()
+
+    assert content(root) == before
+
+
+def test_libraries_are_swapped_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = prepare(root)
+    kill_after(1, monkeypatch, exchanges=True)
+
+    with pytest.raises(Killed):
+        environment.commit()
+
+    assert (root / SITE / "new.py").exists()
+    assert (root / "bin" / "tool").read_text() == "#!old"
 
 
 @pytest.mark.parametrize(
@@ -136,13 +179,14 @@ def test_a_commit_note_that_is_nonsense_is_dropped(root: Path, note: str) -> Non
     assert not (root / AREA).exists()
 
 
-def test_a_file_system_without_exchange_is_swapped_in_two_steps(
+def test_a_file_system_without_exchange_is_swapped_in_steps(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = prepare(root)
     monkeypatch.setattr(installer_guest, "RENAME_EXCHANGE", 1 << 30)
 
     environment.commit()
+    environment.accept()
     environment.finish()
 
     assert content(root) == NEW

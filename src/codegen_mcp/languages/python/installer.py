@@ -214,11 +214,11 @@ class UvInstaller:
 
 
 def _read_reply(stdout: bytes) -> _Reply:
-    """Read the guest's line and uv's JSON below it; whatever is odd is as if it were not there."""
+    """Read the guest's first line and uv's JSON below it; what is odd counts as not there."""
     try:
         first, _, rest = stdout.partition(b"\n")
         venv = first.decode()[:4096]
-        changes = json.loads(rest)["changes"]
+        changes = json.loads(rest.rstrip().rpartition(b"\n")[0])["changes"]
         names = [
             canonicalize_name(change["name"], validate=True)
             for change in changes[:1000]

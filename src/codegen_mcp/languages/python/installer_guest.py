@@ -8,8 +8,10 @@ Neither json nor typing is imported: each costs more than the rest of this progr
 The environment (``/venv``) is never changed by uv. Its directories are cloned by hard links
 (``bin``, whose scripts may be overwritten in place, is copied), uv installs into the clone, and
 only when it succeeded is each directory exchanged with its clone, ``lib`` first: one rename(2)
-with RENAME_EXCHANGE, so a kill at any moment leaves the old environment or the new one. A kill
-between the exchanges of ``lib`` and ``bin`` is finished by the next install (``commit`` file).
+with RENAME_EXCHANGE. What is to be exchanged stands in the ``commit`` file until the result is
+printed; whoever finds that file later (the worker after a kill, the next install) undoes the
+exchange. So the worker knows: with the last line of the answer the new environment is there to
+stay, without it the old one is there or can be had back.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ COMPILED_BYTES = 16 * 1024
 """Source that is compiled at once: about 5 ms."""
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
+DONE = "installed"
+"""The last line of an answer."""
 FAILED = 70
 """Exit code for a failure of ours (sysexits.h EX_SOFTWARE)."""
 
@@ -92,20 +96,26 @@ def link(source: str, target: str) -> None:
         copy_file(source, target, found.st_mode)
 
 
-def exchange(one: str, other: str) -> None:
-    """Swap two names in one step; in two where the file system cannot."""
+def exchange(one: str, other: str, aside: str) -> None:
+    """Swap two names in one step; in three, by way of a third name, where that cannot be had."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(one), os.fsencode(other)
-    if hasattr(libc, "renameat2") and not libc.renameat2(
-        AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE
-    ):
+    swap = getattr(libc, "renameat2", None)
+    if swap and not swap(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE):
         return
-    aside = other + ".old"
     os.rename(other, aside)
     os.rename(one, other)
     os.rename(aside, one)
+
+
+def is_inode(path: str, inode: int) -> bool:
+    """Whether a path is there and is that one."""
+    try:
+        return os.lstat(path).st_ino == inode
+    except FileNotFoundError:
+        return False
 
 
 class Environment:
@@ -129,7 +139,7 @@ class Environment:
                 clone(entry.path, new, entry.name == "bin")
 
     def commit(self) -> None:
-        """Swap the clone in."""
+        """Swap the clone in, so that it can be undone until ``accept``."""
         swaps = [
             (entry.inode(), entry.name)
             for entry in os.scandir(self.next)
@@ -140,7 +150,44 @@ class Environment:
             for inode, name in swaps:
                 file.write(b"%d %s\n" % (inode, os.fsencode(name)))
         os.rename(self.area + "/commit.new", self.area + "/commit")
-        self.swap(swaps)
+        for _, name in swaps:
+            new, live, aside = self.places(name)
+            if os.path.lexists(live):
+                exchange(new, live, aside)
+            else:
+                os.rename(new, live)
+
+    def accept(self) -> None:
+        """Make a commit final."""
+        if os.path.lexists(self.area + "/commit"):
+            os.unlink(self.area + "/commit")
+
+    def undo(self) -> None:
+        """Bring back what a commit that was not accepted has swapped."""
+        with open(self.area + "/commit", "rb") as file:
+            lines = [line.rstrip(b"\n").partition(b" ") for line in file]
+        for inode, _, name in reversed(lines):
+            self.undo_one(int(inode), *self.places(os.fsdecode(name)))
+
+    def undo_one(self, inode: int, new: str, live: str, aside: str) -> None:
+        """Bring the old directory back, whichever of the three names it and the new one have."""
+        if is_inode(live, inode):
+            if os.path.lexists(aside):
+                os.rename(live, new)
+                os.rename(aside, live)
+            elif os.path.lexists(new):
+                exchange(new, live, aside)
+            else:
+                os.rename(live, new)
+        elif is_inode(aside, inode):
+            if not os.path.lexists(live):
+                os.rename(new, live)
+        elif os.path.lexists(aside):
+            os.rename(aside, live)
+
+    def places(self, name: str) -> tuple[str, str, str]:
+        """Return where a directory's clone, itself and the third name of a swap are."""
+        return f"{self.next}/{name}", f"{self.root}/{name}", f"{self.area}/aside-{name}"
 
     def new_modules(self, site: str) -> list[str]:
         """Return the modules of the distributions that only the clone has, by their RECORD."""
@@ -166,23 +213,10 @@ class Environment:
         except (OSError, SyntaxError, ValueError, ImportError):
             return  # the import will say what is wrong with it
 
-    def swap(self, swaps: list[tuple[int, str]]) -> None:
-        """Exchange every directory that is not exchanged yet."""
-        for inode, name in swaps:
-            new, live = self.next + "/" + name, self.root + "/" + name
-            if os.path.lexists(new) and os.lstat(new).st_ino == inode:
-                if os.path.lexists(live):
-                    exchange(new, live)
-                else:
-                    os.rename(new, live)
-        os.unlink(self.area + "/commit")
-
     def finish(self, keep: str = "") -> None:
-        """Complete a commit that was cut short, and clear the area but for one name."""
-        try:
-            with open(self.area + "/commit", "rb") as file:
-                lines = [line.rstrip(b"\n").partition(b" ") for line in file]
-            self.swap([(int(inode), os.fsdecode(name)) for inode, _, name in lines])
+        """Undo a commit that was not accepted, and clear the area but for one name."""
+        try:  # noqa: SIM105 - contextlib takes longer to import than the rest takes to run
+            self.undo()
         except (OSError, ValueError):
             pass  # there was none, or it is none of ours
         if not keep:
@@ -260,7 +294,14 @@ def place(job: dict[str, Any]) -> dict[str, Any]:
     raise FileNotFoundError(f"none of {job['places']} is there")
 
 
-def install(job: dict[str, Any]) -> dict[str, Any]:
+def say(text: str) -> None:
+    """Print all of it, now."""
+    data = text.encode()
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def install(job: dict[str, Any]) -> int:
     """Do the whole install."""
     environment = Environment(job["venv"])
     try:
@@ -271,30 +312,32 @@ def install(job: dict[str, Any]) -> dict[str, Any]:
             with open(path, "wb") as file:
                 file.write(content)
         result = Uv(job, environment).install()
+        sys.stderr.write(result["words"])
         if result["code"] == 0:
             modules = environment.new_modules(job["site"])
             environment.commit()
             environment.compile(job["site"], modules)
+            say(f"{job['venv']}\n{result['json']}\n{DONE}\n")
+            environment.accept()
     finally:
         environment.finish()
-    result["venv"] = job["venv"]
-    return result
+    return int(result["code"])
 
 
 def main() -> int:
-    """Run one job: ``install``, or ``clear`` after one that was killed."""
+    """Run one job: ``install``; after one that was killed, ``undo`` or ``keep``."""
     try:
         job = place(eval(sys.stdin.read(), {}))  # from the worker; literals only
-        if job["do"] == "clear":
-            Environment(job["venv"]).finish()
-            return 0
-        result = install(job)
+        if job["do"] == "install":
+            return install(job)
+        environment = Environment(job["venv"])
+        if job["do"] == "keep":
+            environment.accept()
+        environment.finish()
     except OSError as error:
         sys.stderr.write(f"the environment is as before: {error}\n")
         return FAILED
-    sys.stderr.write(result.pop("words"))
-    sys.stdout.write(result["venv"] + "\n" + result["json"])
-    return int(result["code"])
+    return 0
 
 
 if __name__ == "__main__":

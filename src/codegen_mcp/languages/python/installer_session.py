@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import MIB, RunLimits
 from codegen_mcp.core.task import Argv, Command, EndedBy, Outcome
 from codegen_mcp.languages.base import CaptureRun
+from codegen_mcp.languages.python import installer_guest
 from codegen_mcp.languages.python.packages import PackageConfig
 from codegen_mcp.sandbox.base import TOOLS, VENV, WHEELS
 
 _log = structlog.get_logger()
 
-GUEST = Path(__file__).with_name("installer_guest.py").read_text()
+GUEST = Path(installer_guest.__file__).read_text()
 _CLEAR_S = 10.0
+_DONE = b"\n" + installer_guest.DONE.encode() + b"\n"
 _OUTPUT_BYTES = 16 * MIB
 
 
@@ -59,29 +61,36 @@ class InstallSession:
         return max(1.0, self.deadline - time.monotonic())
 
     async def ask(self, program: str, job: Mapping[str, Any], view: str) -> Answer:
-        """Run a program; what a killed one left in the environment is cleared at once.
+        """Run a program; what a killed one did to the environment is undone at once.
 
         Args:
             program: Source text, standard library only.
             job: Sent to it as a literal; ``places`` is added.
             view: Path of the wheels to use, relative to the wheelhouse.
         """
-        places = self._places(view)
         self.asked += 1
-        ended = False
+        ended, done = False, False
         try:
-            run = self._command(program, {**job, "places": places}, self.remaining_s)
+            run = self._command(program, {**job, "places": self._places(view)}, self.remaining_s)
             outcome, stdout, stderr = await self.run(run)
-            ended = outcome.ended_by is EndedBy.EXIT or outcome.sandbox_lost
+            ended = outcome.ended_by is EndedBy.EXIT
+            done = stdout.endswith(_DONE)
         finally:
             if not ended:
-                await self.clear(view)
+                await self.clear(view, keep=done)
+        if done and not ended:  # only its own cleaning was cut short
+            outcome = replace(outcome, ended_by=EndedBy.EXIT, exit_code=0, signal=0, remedy="")
         words = stderr.decode("utf-8", "replace")
         return Answer(outcome=outcome, stdout=stdout, words=words)
 
-    async def clear(self, view: str) -> None:
-        """Free the space of an install that was cut short; the next one would do it too."""
-        job = {"do": "clear", "places": self._places(view)}
+    async def clear(self, view: str, *, keep: bool = False) -> None:
+        """Undo an install that was cut short and free its space; the next one would do it too.
+
+        Args:
+            view: As for ``ask``.
+            keep: It had said that it was done: only free the space.
+        """
+        job = {"do": "keep" if keep else "undo", "places": self._places(view)}
         try:
             async with asyncio.timeout(_CLEAR_S):
                 await self.run(self._command(GUEST, job, _CLEAR_S))
