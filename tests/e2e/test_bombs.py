@@ -278,6 +278,7 @@ async def ground(**settings: Any) -> AsyncIterator[Ground]:
     async with worker_process(**settings) as worker, dial(worker.address) as wire:
         async with driven(wire) as neighbour:
             yield Ground(wire, worker.state, neighbour)
+        assert "Traceback" not in worker.log, worker.log
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -120,6 +120,7 @@ async def test_what_a_killed_worker_acknowledged_is_kept_and_all_else_ends():
                     await asyncio.gather(*(read_through_worker(wire, one) for one in known))
             finally:
                 await worker.stop()
+            assert "Traceback" not in worker.log, worker.log
             assert await until(lambda: not kernel_objects(state), 5.0), kernel_objects(state)
 
 

@@ -120,7 +120,9 @@ async def test_sessions_leave_nothing_behind_however_many_there_were():
         after = await rested(worker)
         grown = resident(worker.pid) - memory
         more = len(os.listdir(f"/proc/{worker.pid}/task")) - threads
+        log = worker.log
     assert after == before
+    assert "Traceback" not in log, log
     assert more <= LATE_THREADS
     assert grown < SLACK + CYCLES * PER_CYCLE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ from codegen_mcp.engine.trash import Trash
 from codegen_mcp.engine.warm_pool import WarmPool
 
 log = structlog.get_logger()
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+RETRY_AFTER_S = 5.0
 
 ROOM_WAIT_S = 5.0
 """How long a creation waits for disk that ended sessions are about to give back."""
@@ -110,6 +114,19 @@ class SessionMaker:
             Full: No disk or host user is left.
             SandboxUnavailable: No sandbox could be booted.
         """
+        try:
+            return await self._make(request)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            raise Full(
+                f"the disk of the worker is full ({error.strerror}): a session cannot be made; "
+                "destroy sessions, or free space on the host",
+                reason="DISK_FULL",
+                retry_after_s=RETRY_AFTER_S,
+            ) from error
+
+    async def _make(self, request: SessionRequest) -> Session:
         started = time.monotonic()
         slot = self._warm.take(request.interpreter, request.limits)
         session = None

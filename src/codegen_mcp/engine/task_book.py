@@ -61,6 +61,8 @@ class TaskBook:
         """The session is gone: nothing can be read back from disk."""
         self.sequences = Sequences()
         self.spools = SpoolDirectory(directory, config.output)
+        self._unwritten: deque[Task] = deque()
+        """Ended, and not on disk because it was full."""
 
     def __iter__(self) -> Iterator[Task]:
         """Oldest first."""
@@ -99,11 +101,11 @@ class TaskBook:
 
     def admit(self, task: Task) -> None:
         """Note a new task, on disk before it may do anything."""
-        if not self._journal.size:
-            self._journal.append(header_line(self.sequences.last))
+        self._catch_up()
+        header = header_line(self.sequences.last)
         self.sequences.add(task.facts.sequence, task.task_id)
         self._tasks[task.task_id] = task
-        self._journal.append(start_line(task.facts))
+        self._append(start_line(task.facts), header)
 
     def record(self, task: Task, end: TaskEnd) -> None:
         """Note an end, on disk before anybody is told.
@@ -112,18 +114,34 @@ class TaskBook:
             LimitExceeded: The result is too large to be an answer.
             ValueError: It cannot be written.
         """
-        output = task.output
-        logged = (0, 0)
-        if output is not None:
-            logged = (output.logged(Stream.STDOUT), output.logged(Stream.STDERR))
-        line = end_line(task.facts, end, logged)
+        line = end_line(task.facts, end, _logged(task))
         if len(line) > self._config.result_bytes:
             raise LimitExceeded(
                 f"the result of {task.facts.tool!r} has {len(line)} bytes, above the maximum of "
                 f"{self._config.result_bytes}; ask for less at once, or download the file"
             )
-        task.place = self._journal.append(line)
+        self._catch_up()
+        task.place = self._append(line, header_line(self.sequences.last))
         task.record_bytes = len(line)
+        if task.place is None:
+            self._unwritten.append(task)
+
+    def _append(self, line: bytes, header: bytes) -> Place | None:
+        """Write a line; the file begins with its header, or not at all."""
+        if not self._journal.size and self._journal.append(header) is None:
+            return None
+        return self._journal.append(line)
+
+    def _catch_up(self) -> None:
+        """Write ends that a full disk had refused, once there is room again."""
+        while self._unwritten:
+            task = self._unwritten[0]
+            if task.end is not None and self._tasks.get(task.task_id) is task:
+                line = end_line(task.facts, task.end, _logged(task))
+                task.place = self._append(line, header_line(self.sequences.last))
+                if task.place is None:
+                    return
+            self._unwritten.popleft()
 
     def finished(self, task: Task) -> None:
         """Count a task that has its end, and forget the oldest beyond the bounds."""
@@ -259,6 +277,14 @@ class TaskBook:
             f"{self._config.records} that finished are kept",
             reason="TASK_NOT_FOUND",
         )
+
+
+def _logged(task: Task) -> tuple[int, int]:
+    """How much of each stream is in its log."""
+    output = task.output
+    if output is None:
+        return task.logged[Stream.STDOUT], task.logged[Stream.STDERR]
+    return output.logged(Stream.STDOUT), output.logged(Stream.STDERR)
 
 
 def _lost(facts: TaskFacts, now_ms: int) -> ResultEvent:
