@@ -23,8 +23,11 @@ def pip_install(target: Path, wheels: Path) -> float:
     """Time `pip install` of the same package from local wheels into an empty directory."""
     start = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--find-links", wheels]
-        + ["--disable-pip-version-check", "--root-user-action=ignore", "--target", target, PACKAGE],
+        [
+            *(sys.executable, "-m", "pip", "install", "-q", "--no-index"),
+            *("--find-links", wheels, "--disable-pip-version-check"),
+            *("--root-user-action=ignore", "--target", target, PACKAGE),
+        ],
         check=True,
         stdout=subprocess.DEVNULL,
     )

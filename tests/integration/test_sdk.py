@@ -118,7 +118,7 @@ async def test_a_full_worker_says_when_to_try_again():
 
 
 async def test_a_worker_that_is_not_there_is_unavailable():
-    with pytest.raises(UnavailableException, match="no answer from a worker at '127.0.0.1:1'"):
+    with pytest.raises(UnavailableException, match=r"no answer from a worker at '127.0.0.1:1'"):
         await AsyncSandbox.create(address="127.0.0.1:1")
 
 

@@ -101,7 +101,7 @@ async def test_the_bare_backend_needs_explicit_consent(ground: Ground) -> None:
 
 async def test_unknown_names_are_refused_with_the_known_ones(ground: Ground) -> None:
     with ground.config() as config:
-        with pytest.raises(InvalidRequest, match="auto, bubblewrap, .*process-hardened"):
+        with pytest.raises(InvalidRequest, match=r"auto, bubblewrap, .*process-hardened"):
             await registry.choose(config, name="docker")
         with pytest.raises(InvalidRequest, match="process-bare"):
             registry.parse_level("strong")

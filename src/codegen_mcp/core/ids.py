@@ -29,7 +29,7 @@ def check_task_id(value: str) -> TaskId:
     """Accept a caller's task id.
 
     Raises:
-        InvalidRequest: It is empty, longer than 256, or has other characters than the message names.
+        InvalidRequest: It is empty, too long, or has other characters than the message names.
     """
     if not _TASK_ID.fullmatch(value):
         raise InvalidRequest(
