@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 
 from codegen_mcp._proto.codegen.v1 import workspace_files_pb2 as pb
 from codegen_mcp._proto.codegen.v1 import workspace_files_pb2_grpc
 from codegen_mcp.core.errors import InvalidRequest
+from codegen_mcp.core.limits import MIB
 from codegen_mcp.engine.base import Sessions
 from codegen_mcp.server.closing import closing
 from codegen_mcp.server.convert import MAX_CHUNK_BYTES, not_negative
 from codegen_mcp.server.interceptors import Context, bind_ids
+
+REFUSED_BYTES = 64 * MIB
+REFUSED_S = 1.0
+"""How much a caller may go on sending after its upload was refused, and for how long."""
 
 
 class FilesService(workspace_files_pb2_grpc.WorkspaceFilesServicer):
@@ -24,18 +31,22 @@ class FilesService(workspace_files_pb2_grpc.WorkspaceFilesServicer):
         self, request_iterator: AsyncIterator[pb.UploadChunk], context: Context
     ) -> pb.UploadSummary:
         """Write one file atomically."""
-        header = await first_header(request_iterator)
-        bind_ids(header)
-        workspace = self._sessions.workspace(header.session_id)
-        size, sha256 = await workspace.write_chunks(
-            header.path,
-            checked_data(request_iterator),
-            create_dirs=header.create_dirs,
-            mode=header.mode or None,
-            expected_size=header.size if header.HasField("size") else None,
-            expected_sha256=header.sha256.lower() if header.HasField("sha256") else None,
-        )
-        return pb.UploadSummary(path=header.path, size=size, sha256=sha256)
+        try:
+            header = await first_header(request_iterator)
+            bind_ids(header)
+            workspace = self._sessions.workspace(header.session_id)
+            size, sha256 = await workspace.write_chunks(
+                header.path,
+                checked_data(request_iterator),
+                create_dirs=header.create_dirs,
+                mode=header.mode or None,
+                expected_size=header.size if header.HasField("size") else None,
+                expected_sha256=header.sha256.lower() if header.HasField("sha256") else None,
+            )
+            return pb.UploadSummary(path=header.path, size=size, sha256=sha256)
+        except Exception:
+            await let_finish(request_iterator)
+            raise
 
     async def Download(self, request: pb.DownloadRequest, context: Context) -> None:  # type: ignore[override]  # written with context.write
         """Read one file as it was when it was opened."""
@@ -59,6 +70,20 @@ class FilesService(workspace_files_pb2_grpc.WorkspaceFilesServicer):
         await context.write(
             pb.DownloadChunk(summary=pb.DownloadSummary(size=sent, sha256=digest.hexdigest()))
         )
+
+
+async def let_finish(parts: AsyncIterator[pb.UploadChunk]) -> None:
+    """Take what a refused caller still sends, for a while.
+
+    A grpc.aio client whose stream is ended under a send reports INTERNAL in place of our status.
+    """
+    left = REFUSED_BYTES
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(REFUSED_S):
+            async for part in parts:
+                left -= len(part.data)
+                if left < 0:
+                    return
 
 
 async def first_header(parts: AsyncIterator[pb.UploadChunk]) -> pb.UploadHeader:
