@@ -36,6 +36,7 @@ def main() -> None:
     from config import Config
 
     config = Config(sys.argv, bare)
+    import program
     from loop import Guest
 
     harden(config.init)
@@ -44,6 +45,9 @@ def main() -> None:
     control = _socket.socket(fileno=config.control_fd)
     os.set_inheritable(config.control_fd, False)
     compile("try:\n    pass\nexcept OSError as e:\n    raise", "warm", "exec")
+    # Here and not in each spare: what a fork writes to, it copies page by page.
+    program.forget_guest(config)
+    program.become_environment(config)
     gc.collect()
     gc.freeze()
     gc.disable()

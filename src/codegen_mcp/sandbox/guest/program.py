@@ -158,15 +158,10 @@ class Program:
         finish.end(status, before)
 
 
-def forget_guest(config: Config, warm: bool = False) -> None:
-    """Take out what the guest imported, so that a program finds a bare interpreter.
-
-    Warm imports may hold what the guest imported from the standard library, so that stays.
-    """
+def forget_guest(config: Config) -> None:
+    """Take out what the guest imported, so that a program finds a bare interpreter."""
     for name in [name for name in sys.modules if name not in config.modules]:
-        file = getattr(sys.modules[name], "__file__", None) or ""
-        if not warm or file.startswith(config.guest + "/"):
-            del sys.modules[name]
+        del sys.modules[name]
 
 
 def become_environment(config: Config) -> None:

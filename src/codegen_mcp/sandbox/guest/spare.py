@@ -84,9 +84,6 @@ def wait_for_run(
         reporter: To the guest. Both are closed before any code of the session runs.
         warm: Top-level packages that are imported already; empty for a cold spare.
     """
-    program.forget_guest(config, bool(warm))
-    if not warm:
-        program.become_environment(config)
     rehearse(config)
     message, fds = messages.receive(run)
     if not message:

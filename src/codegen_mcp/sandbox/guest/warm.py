@@ -138,8 +138,6 @@ def serve(config: Config, channel: _socket.socket, names: frozenset[str]) -> Non
     if has_startup_code(config.site_packages):
         return
     # A package may have modules of the same names.
-    program.forget_guest(config, warm=True)
-    program.become_environment(config)
     program.add_packages(config, os.listdir(config.site_packages))
     import _signal
 
