@@ -33,6 +33,14 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+def is_sandbox(pid: int) -> bool:
+    """Whether a process is a sandbox's launcher, guest or spare (not the worker itself)."""
+    try:
+        return b"/run/codegen/guest/main.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def pss_kib(pid: int) -> int:
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -56,12 +64,13 @@ async def one(volume: str) -> tuple[float, float]:
     """Return mean PSS in MB and mean disk in KB of 20 idle sessions on one kind of volume."""
     settings = {"VOLUME": volume, "POOL_SIZE": "0", "DISK_BYTES": str(64 * 1024 * 1024)}
     async with worker(**settings) as (address, state), Connection(address) as w:
-        lock = int((state / "lock").read_text().split()[0])
         sessions = [await cases.create(w) for _ in range(SESSIONS)]
         for session in sessions:
             await cases.execute(w, cases.run(session))
         await asyncio.sleep(1)
-        memory = sum(pss_kib(pid) for pid in descendants(lock)) / SESSIONS / 1024
+        inside = [pid for pid in descendants(os.getpid()) if is_sandbox(pid)]
+        memory = sum(map(pss_kib, inside)) / SESSIONS / 1024
+        print(f"  {volume}: {len(inside) / SESSIONS:.1f} processes a session")
         disk = sum(disk_bytes(state / "sessions" / s) for s in sessions) / SESSIONS / 1024
         for session in sessions:
             await cases.destroy(w, session)
