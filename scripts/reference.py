@@ -33,7 +33,7 @@ def settings() -> str:
     rows = [
         "# Settings\n",
         NOTE,
-        "Set by environment variable or, where there is one, by flag (`codegen-mcp worker --help`).",
+        "Set by environment variable or, where there is one, by flag (`codegen-mcp worker -h`).",
         "Flags win. Sizes are bytes, durations seconds; `codegen-mcp config` prints what holds.\n",
         "| variable | default | meaning |",
         "| --- | --- | --- |",
