@@ -94,10 +94,10 @@ class V1Cgroup:
 
     def reset_peak(self) -> None:
         """Start a new peak reading."""
-        if "memory" in self._paths:
-            self._write("memory", "memory.max_usage_in_bytes", 0)
-        if self._has_memsw:
-            self._write("memory", "memory.memsw.max_usage_in_bytes", 0)
+        names = ["memory.max_usage_in_bytes"] if "memory" in self._paths else []
+        names += ["memory.memsw.max_usage_in_bytes"] if self._has_memsw else []
+        for name in names:
+            self._counters.write(self._paths["memory"], name, "0")
 
     def read(self) -> CgroupCounters:
         """Read all counters now."""
