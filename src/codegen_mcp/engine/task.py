@@ -86,6 +86,7 @@ class Task:
         "end",
         "facts",
         "finished_at_ms",
+        "kept",
         "logged",
         "on_disconnect",
         "output",
@@ -103,6 +104,8 @@ class Task:
         on_disconnect: OnDisconnect = OnDisconnect.DETACH,
     ) -> None:
         self.facts = facts
+        self.kept = True
+        """False: repeating it is harmless, so a small answer stays in memory alone."""
         self.output = output
         """None when its output was lost with a dead worker."""
         self.on_disconnect = on_disconnect

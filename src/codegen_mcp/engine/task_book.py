@@ -34,6 +34,8 @@ from codegen_mcp.tools.base import ToolModel
 
 log = structlog.get_logger()
 
+MEMORY_ONLY_BYTES = 16 * KIB
+"""Longest answer of a task that need not be kept which is not written down."""
 _SMALL = 64 * KIB
 """A line that is parsed at once; longer ones in a thread."""
 LOST = (
@@ -105,7 +107,8 @@ class TaskBook:
         header = header_line(self.sequences.last)
         self.sequences.add(task.facts.sequence, task.task_id)
         self._tasks[task.task_id] = task
-        self._append(start_line(task.facts), header)
+        if task.kept:
+            self._append(start_line(task.facts), header)
 
     def record(self, task: Task, end: TaskEnd) -> None:
         """Note an end, on disk before anybody is told.
@@ -114,6 +117,9 @@ class TaskBook:
             LimitExceeded: The result is too large to be an answer.
             ValueError: It cannot be written.
         """
+        if not task.kept and (size := _rough_bytes(end)) <= MEMORY_ONLY_BYTES:
+            task.record_bytes = size
+            return
         line = end_line(task.facts, end, _logged(task))
         if len(line) > self._config.result_bytes:
             raise LimitExceeded(
@@ -277,6 +283,19 @@ class TaskBook:
             f"{self._config.records} that finished are kept",
             reason="TASK_NOT_FOUND",
         )
+
+
+def _rough_bytes(end: TaskEnd) -> int:
+    """About how much memory an end takes; more than is kept in memory where it is not flat."""
+    size = 512
+    if not isinstance(end, ResultEvent) or end.value is None:
+        return size
+    for value in end.value.__dict__.values():
+        if isinstance(value, str | bytes):
+            size += len(value)
+        elif value is not None and not isinstance(value, int | float):
+            return MEMORY_ONLY_BYTES + 1
+    return size
 
 
 def _logged(task: Task) -> tuple[int, int]:

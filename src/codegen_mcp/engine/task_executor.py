@@ -146,6 +146,7 @@ class TaskExecutor:
                 self._config.output, self._clock, book.spools.new, limits.output_bytes
             )
         task = Task(facts, output, submission.on_disconnect)
+        task.kept = not tool.spec.read_only or bool(submission.sequence)
         context = TaskContext(
             task,
             session,

@@ -265,7 +265,7 @@ async def test_output_files_of_a_dead_worker_are_removed(tmp_path: Path) -> None
 async def test_the_journal_is_the_worker_s_own(tmp_path: Path) -> None:
     async with TaskRig(tmp_path, TOOLS) as rig:
         session = rig.create()
-        await rig.end_of(session, "echo")
+        await rig.end_of(session, "echo", sequence=1)
         assert (session.directory / "tasks.jsonl").stat().st_mode & 0o777 == 0o600
 
 
@@ -342,3 +342,14 @@ async def test_what_ends_while_the_journal_is_compacted_is_found_afterwards(
     async with TaskRig(tmp_path, TOOLS, config=config) as rig:
         rig.create("ses_a")
         assert rig.tasks.status("slow", "ses_a").status is TaskStatus.SUCCESS
+
+
+async def test_a_short_answer_that_may_be_repeated_is_kept_in_memory_alone(tmp_path: Path) -> None:
+    async with TaskRig(tmp_path, TOOLS) as rig:
+        session = rig.create()
+        await rig.end_of(session, "echo", {"message": "short"}, task_id="a")
+        assert not (session.directory / "tasks.jsonl").exists()
+        (event,) = await rig.follow(session, "a")
+        assert result_of(event).value == TOOLS["echo"].spec.result(message="short")
+        await rig.end_of(session, "echo", {"message": "x" * 20_000}, task_id="b")
+        assert b'"b"' in (session.directory / "tasks.jsonl").read_bytes()
