@@ -90,6 +90,7 @@ def endless(name: str, code: str, *further: str, **fields: Any) -> Bomb:
     return Bomb(name, code, "timeout", 124, hit, reaches_s=1, timeout_s=1, **fields)
 
 
+ROOMY = {"max_memory_bytes": 512 * MIB}
 FILL = """
 number = 0
 while True:
@@ -148,7 +149,7 @@ BOMBS = [
         FILL.format(place="/tmp", size=MIB),
         exit_code=1,
         stderr="No space left on device",
-        limits={"max_memory_bytes": 512 * MIB},
+        limits=ROOMY,
         reaches_s=3.0,
     ),
     memory(
@@ -175,11 +176,13 @@ BOMBS = [
         "import os\nwhile True: os.fork()",
         "pids",
         "Resource temporarily unavailable",
+        limits=ROOMY,  # for as many tracebacks
     ),
     endless(
         "an exponential fork bomb that goes on when refused",
         "import os\nwhile True:\n try: os.fork()\n except OSError: pass",
         "pids",
+        limits=ROOMY,
     ),
     refused(
         "threads",

@@ -12,6 +12,8 @@ from codegen_mcp.core.task import Stream
 
 CHUNK_BYTES = 64 * 1024
 """A pipe's default capacity (pipe(7))."""
+OVER_PAUSE_S = 0.002
+"""Between reads of a run that is being ended for its output: it only has to be counted."""
 
 
 class OutputBudget:
@@ -59,6 +61,9 @@ class OutputPump:
                 raise
             if granted < len(data):
                 self._sink.omit(self._stream, len(data) - granted)
+                await asyncio.sleep(OVER_PAUSE_S)
+            elif len(data) == CHUNK_BYTES:
+                await asyncio.sleep(0)  # a program as fast as we are would keep the loop to itself
 
     def count_rest(self) -> None:
         """Count what is left in the pipe without waiting, when nobody takes it any more."""
