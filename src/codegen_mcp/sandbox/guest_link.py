@@ -14,6 +14,7 @@ from codegen_mcp.sandbox.guest_protocol import (
     MAX_DATAGRAM,
     Exited,
     Failed,
+    Gone,
     GuestProtocolError,
     NewSpare,
     Ready,
@@ -79,7 +80,6 @@ class GuestLink:
             assert self._spare is not None
             (number, channel), self._spare = self._spare, None
             with channel:
-                self.tell([b"begin", b"%d" % number])
                 try:
                     channel.sendmsg([message], rights, socket.MSG_DONTWAIT)
                 except OSError:
@@ -139,6 +139,8 @@ class GuestLink:
             case Exited():
                 self._drop_spare()
                 self._ended(reply)
+            case Gone():
+                self._ended(Exited(reply.number, reply.wait_status, 0))
             case Failed():
                 if self._waiter is not None and not self._waiter.done():
                     self._waiter.set_exception(

@@ -17,17 +17,16 @@ Messages are lists of byte strings (``guest/codec.py``), one a datagram:
     guest -> worker   ready
                       spare N                  with the socket over which that spare takes a run
                       exit N WAIT_STATUS LEFTOVERS
+                      gone N WAIT_STATUS       it ended before any code of the session ran in it
                       failed TEXT              no spare can be made
-    worker -> guest   begin N                  spare N is sent a run now
-                      kill N                   end that run
+    worker -> guest   kill N                   end that run
                       changed                  site-packages changed: drop warm imports
                       drop                     memory is short: drop warm imports
     worker -> spare   PAYLOAD                  with descriptors stdout, stderr, stdin; a payload
                                                that is too long is empty here, and a fourth one
 
 A newer spare takes the place of the one before; the end of a run takes every spare that was
-announced until then. ``begin`` goes out before the run itself, so the guest, which reads its
-control socket before it looks at what has ended, knows every run before it can end.
+announced until then.
 
 The payload is ``encode([kind, name, cwd, args, env, limits, fresh, code])``, where args, env
 (``K=V``) and limits (``NOFILE=1024``) are encoded lists themselves.
@@ -82,13 +81,21 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """A spare ended that had not become a run, though one may have been sent to it."""
+
+    number: int
+    wait_status: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The guest cannot make a spare."""
 
     text: str
 
 
-Reply = Ready | NewSpare | Exited | Failed
+Reply = Ready | NewSpare | Exited | Gone | Failed
 
 
 def guest_argv(
@@ -175,6 +182,8 @@ def parse_reply(datagram: bytes) -> Reply:
                 _number(status, 0xFFFF),
                 min(_number(leftovers, 2**31), 2**22),
             )
+        case [b"gone", number, status]:
+            return Gone(_number(number, 2**62), _number(status, 0xFFFF))
         case [b"failed", text]:
             return Failed(text[:500].decode("utf-8", "replace"))
     raise GuestProtocolError(f"unknown message of {len(message)} parts")

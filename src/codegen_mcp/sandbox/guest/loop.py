@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class Guest:
     """Serves the worker's messages.
 
-    The worker sends a run straight to the spare, over a socket that the guest gave it, and says
-    ``begin`` to the guest just before: so the guest knows of every run before it can see its end.
+    The worker sends a run straight to the spare, over a socket that the guest gave it, and wakes
+    nobody else: what became of a spare is read when it has ended, from what it reported before any
+    code of the session ran in it.
     """
 
     def __init__(self, config: Config, control: _socket.socket) -> None:
@@ -31,8 +32,6 @@ class Guest:
         self.number = 0
         self.spares: dict[int, Spare] = {}
         """By pidfd. All but the newest are on their way out, or run."""
-        self.running = 0
-        """Number of the spare that became a run; 0 is none."""
         self.warm: WarmParent | None = None
         self.wanted: frozenset[str] = frozenset()
         self.leftovers = Leftovers(config)
@@ -72,8 +71,6 @@ class Guest:
                 return
             if not message:
                 self.end()
-            elif message[0] == b"begin":
-                self.running = int(message[1])
             elif message[0] == b"kill":
                 self.kill(int(message[1]))
             elif message[0] in (b"changed", b"drop"):
@@ -94,9 +91,11 @@ class Guest:
         self.poll.unregister(pidfd)
         os.close(pidfd)
         status = os.waitpid(spare.pid, 0)[1]
-        self.wanted |= spare.imports()
-        if spare.number == self.running:
-            self.running = 0
+        imports = spare.imports()
+        if imports is None:
+            self.tell([b"gone", b"%d" % spare.number, b"%d" % status])
+        else:
+            self.wanted |= imports
             count = self.bury()
             self.tell([b"exit", b"%d" % spare.number, b"%d" % status, b"%d" % count])
         self.refill()
@@ -157,7 +156,7 @@ class Guest:
         if not self.warm.finish_start():
             self.config.warm_failed = True  # until packages change: it would fail after each run
             self.drop_warm()
-        elif not self.running:
+        else:
             self.announce(self.make_spare())
 
     def drop_warm(self) -> None:
@@ -166,7 +165,7 @@ class Guest:
             warm = self.warm
             self.forget_warm()
             warm.end()
-            if not self.running and any(spare.warm for spare in self.spares.values()):
+            if any(spare.warm for spare in self.spares.values()):
                 self.announce(Spare.fork(self.config, self.control))
 
     def forget_warm(self) -> None:

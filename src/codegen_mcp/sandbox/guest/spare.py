@@ -63,14 +63,16 @@ class Spare:
         """Return a descriptor that is readable when it has ended."""
         return pidfd_open(self.pid)
 
-    def imports(self) -> frozenset[str]:
-        """Read what it said of its imports, if it came so far; closes the handle."""
+    def imports(self) -> frozenset[str] | None:
+        """Read what it imports as a run; None when it never became one. Closes the handle."""
         try:
             message = messages.receive_now(self.report) or []
         except (OSError, ValueError):
             message = []
         self.report.close()
-        return frozenset(name.decode("utf-8", "replace") for name in message)
+        if message[:1] != [b"run"]:
+            return None
+        return frozenset(name.decode("utf-8", "replace") for name in message[1:])
 
 
 def wait_for_run(
@@ -105,12 +107,12 @@ def wait_for_run(
     except OSError as error:
         fail(f"cannot enter directory {directory!r}: {error.strerror}", EXEC_FAILED)
     main = None
+    names: list[bytes] = []
     if kind != b"exec":
         main = program.Program(config, kind, os.fsdecode(name), arguments, code)
         main.load()
         names = main.imported_packages()
-        if names:
-            messages.send(reporter, names)
+    messages.send(reporter, [b"run", *names])
     prctl(PR_SET_DUMPABLE, 1)
     if main is None:
         close_from(3)
