@@ -132,7 +132,8 @@ class GuestLink:
             case NewSpare():
                 if not fds:
                     raise GuestProtocolError("a spare without its socket")
-                channel = socket.socket(fileno=os.dup(fds[0]))
+                channel = socket.socket(fileno=fds[0])
+                fds.clear()
                 self._drop_spare()
                 self._spare = reply.number, channel
                 self._wake()
