@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from codegen_mcp.testing.driven import Driven, p95
 from codegen_mcp.testing.wire import dial
 
-LEAST = 40
+LEAST = 30
 """Samples for a percentile at rest."""
 
 
