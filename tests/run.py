@@ -14,8 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = ("core", "engine", "sandbox", "tools", "server")
 FLOOR = 90
-ALONE = "tests/e2e"
-"""Measures latencies, fills disks and kills workers: nothing else runs beside it."""
+ALONE = ("tests/integration/test_loop_volumes.py", "tests/contract/test_volumes.py", "tests/e2e")
+"""Measure latencies, fill disks, kill workers and count what is mounted: nothing else beside."""
 NO_TESTS = 5
 
 
@@ -34,8 +34,9 @@ def main(arguments: list[str]) -> int:
 def phases(options: list[str]) -> list[list[str]]:
     """Arguments of the two runs."""
     workers = str(max(2, (os.cpu_count() or 2)))
-    beside = ["-n", workers, "--dist", "loadfile", f"--ignore={ALONE}", "tests", *options]
-    return [beside, [ALONE, *options]]
+    ignored = [f"--ignore={path}" for path in ALONE]
+    beside = ["-n", workers, "--dist", "loadfile", *ignored, "tests", *options]
+    return [beside, [*ALONE, *options]]
 
 
 def run(prefix: list[str], runs: list[list[str]], env: dict[str, str]) -> int:

@@ -24,7 +24,10 @@ from codegen_mcp.sandbox import mounts
 from codegen_mcp.sandbox.base import HostIdentity
 
 SOMEBODY = HostIdentity(uid=210_123, gid=210_123)
-SERIES = f"{sys.version_info[0]}.{sys.version_info[1]}"
+SYSTEM = Path("/usr/bin/python3")
+BASE = ask(SYSTEM if SYSTEM.exists() else Path(sys.executable), None)
+"""What home-made interpreters are made of: the system's, whose library lies below /usr."""
+SERIES = ".".join(BASE.version.split(".")[:2])
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
@@ -46,7 +49,7 @@ def state(area: Path) -> Path:
 
 
 def base_interpreter() -> Path:
-    return ask(Path(sys.executable), None).executable
+    return BASE.executable
 
 
 def home_made(prefix: Path) -> Path:
