@@ -97,7 +97,11 @@ def ask(path: Path, identity: HostIdentity | None) -> Facts:
     Raises:
         NotUsable: It does not run, does not answer in time, or is not a whole CPython >= 3.8.
     """
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise NotUsable(f"it cannot be looked at: {error.strerror}") from None
+    if not there:
         raise NotUsable(f"there is no file {str(path)!r}")
     answer = _run([str(path), "-I", "-B", "-c", _SCRIPT, *NEEDED_MODULES], identity)
     try:
