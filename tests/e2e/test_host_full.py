@@ -34,6 +34,8 @@ SETTINGS = {
     "disk_reserve_bytes": 8 * MIB,
 }
 WRITERS = 3
+RECORDS = 200
+"""Of the last tasks of a session; 256 are kept."""
 MOST_WAITING = 5
 """Sandboxes that the pool may have booted, and their disk reserved, before."""
 
@@ -54,9 +56,13 @@ class Writer:
 
     session: Driven
     files: dict[str, str] = field(default_factory=dict)
-    answers: list[tuple[te.TaskRequest, te.TaskResult]] = field(default_factory=list)
+    tasks: int = 0
+    answers: list[tuple[int, te.TaskRequest, te.TaskResult]] = field(default_factory=list)
+    """Which task of the session's it was, its request and its result."""
     refused: list[str] = field(default_factory=list)
-    """Status of what was not done."""
+    """Status of what was not written."""
+    unrecorded: list[tuple[str, str]] = field(default_factory=list)
+    """Status and reason of what was not run, for want of room to note that it was."""
     written: int = 0
 
     async def work(self, stop: asyncio.Event) -> None:
@@ -72,6 +78,7 @@ class Writer:
             self.written += 1
 
     async def write(self, path: str, data: bytes) -> None:
+        self.tasks += 1
         ran = await self.session.write(path, data)
         if ran.error.code:
             self.refused.append(ran.error.code)
@@ -92,18 +99,24 @@ class Writer:
         self.files[path] = summary.sha256
 
     async def run(self, code: str, stdout: bytes) -> None:
+        self.tasks += 1
         number = len(self.answers) + 1
         request = self.session.request(python(code), task_id=f"t{number}", sequence=number)
-        *_, last = [message async for message in self.session.wire.tasks.ExecuteTask(request)]
+        try:
+            *_, last = [message async for message in self.session.wire.tasks.ExecuteTask(request)]
+        except aio.AioRpcError as error:
+            self.unrecorded.append((error.code().name, RichError(error).info.reason))
+            return
         assert last.result.typed_response.run_python.stdout.encode() == stdout, last
-        self.answers.append((request, last.result))
+        self.answers.append((self.tasks, request, last.result))
 
     async def check(self, wire: Wire) -> None:
         """Everything that was acknowledged is there."""
         session = Driven(wire, self.session.id)
         for path, sha256 in self.files.items():
             assert await session.sha256(path) == sha256, path
-        for request, result in self.answers[-20:]:
+        kept = [answer for answer in self.answers if self.tasks - answer[0] < RECORDS]
+        for _, request, result in kept:
             *_, last = [message async for message in wire.tasks.ExecuteTask(request)]
             assert last.result == result
 
@@ -161,6 +174,7 @@ async def test_a_full_host_costs_nothing_that_was_acknowledged(host: Path, volum
                 await writer.check(wire)
                 refused = set(writer.refused)
                 assert refused <= {"RESOURCE_EXHAUSTED"}, (refused, errors_in(worker.log))
+                assert set(writer.unrecorded) <= {("RESOURCE_EXHAUSTED", "DISK_FULL")}
                 assert bool(refused) == (volume == "plain")  # loop has reserved what it promised
             await all_goes_on(wire, writers)
         await worker.kill()
@@ -223,6 +237,7 @@ async def all_goes_on(wire: Wire, writers: list[Writer]) -> None:
     await fresh.destroy()
     for writer in writers:
         writer.refused.clear()
+        writer.unrecorded.clear()
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for writer in writers:
@@ -231,6 +246,7 @@ async def all_goes_on(wire: Wire, writers: list[Writer]) -> None:
         stop.set()
     for writer in writers:
         assert not writer.refused
+        assert not writer.unrecorded
         await writer.check(wire)
         request = sm.UpdateSessionMetadataRequest(session_id=writer.session.id, metadata={"a": "b"})
         assert (await wire.sessions.UpdateSessionMetadata(request)).metadata["a"] == "b"

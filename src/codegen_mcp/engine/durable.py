@@ -1,9 +1,12 @@
-"""Small files of ours, replaced in one step and never half."""
+"""Small files of ours: replaced in one step and never half, or with room reserved."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def write_file(path: Path, data: bytes, *, durable: bool) -> None:
@@ -36,3 +39,14 @@ def write_file(path: Path, data: bytes, *, durable: bool) -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def reserve(fd: int, offset: int, length: int) -> bool:
+    """Allocate a part of a file beyond its end, without changing its length (fallocate(2)).
+
+    Returns whether it could be.
+    """
+    keep_size = 1
+    start, size = ctypes.c_int64(offset), ctypes.c_int64(length)
+    done: int = _libc.fallocate(fd, keep_size, start, size)
+    return done == 0

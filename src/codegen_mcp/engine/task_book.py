@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from codegen_mcp.core.clock import Clock
-from codegen_mcp.core.errors import AlreadyExists, Corrupt, LimitExceeded, NotFound
+from codegen_mcp.core.errors import AlreadyExists, Corrupt, Full, LimitExceeded, NotFound
 from codegen_mcp.core.limits import KIB
 from codegen_mcp.core.task import EndedBy, Stream, TaskStatus
 from codegen_mcp.engine.base import ResultEvent, TaskMetadata
@@ -36,6 +36,7 @@ log = structlog.get_logger()
 
 MEMORY_ONLY_BYTES = 16 * KIB
 """Longest answer of a task that need not be kept which is not written down."""
+RETRY_AFTER_S = 5.0
 _SMALL = 64 * KIB
 """A line that is parsed at once; longer ones in a thread."""
 LOST = (
@@ -102,13 +103,24 @@ class TaskBook:
         return True
 
     def admit(self, task: Task) -> None:
-        """Note a new task, on disk before it may do anything."""
+        """Note a new task, on disk before it may do anything.
+
+        Raises:
+            Full: It has a sequence number, of which the disk has no room for a record.
+        """
         self._catch_up()
         header = header_line(self.sequences.last)
+        noted = not task.kept or self._append(start_line(task.facts), header) is not None
+        if task.facts.sequence and not noted:
+            raise Full(
+                f"the disk of the worker is full: task {task.task_id!r} cannot be recorded, so "
+                "that its retry might run it twice; free space on the host, or send it without a "
+                "sequence",
+                reason="DISK_FULL",
+                retry_after_s=RETRY_AFTER_S,
+            )
         self.sequences.add(task.facts.sequence, task.task_id)
         self._tasks[task.task_id] = task
-        if task.kept:
-            self._append(start_line(task.facts), header)
 
     def record(self, task: Task, end: TaskEnd) -> None:
         """Note an end, on disk before anybody is told.

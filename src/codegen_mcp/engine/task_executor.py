@@ -160,13 +160,16 @@ class TaskExecutor:
         )
         counted = session.activity(lambda reason: task.request_cancel(reason or SESSION_GONE))
         counted.__enter__()
+        turn = None
         try:
-            runs = tool.spec.runs_code and not isinstance(arguments, Exception)
-            turn = session.run_slot() if runs else None
+            if tool.spec.runs_code and not isinstance(arguments, Exception):
+                turn = session.run_slot()
+            book.admit(task)
         except BaseException:
+            if turn is not None:
+                turn.abandon()
             counted.__exit__(None, None, None)
             raise
-        book.admit(task)
         session.note_task(task_id)
         run = TaskRun(
             task=task,

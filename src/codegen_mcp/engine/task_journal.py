@@ -15,13 +15,16 @@ from pathlib import Path
 
 import structlog
 
-from codegen_mcp.core.limits import MIB
+from codegen_mcp.core.limits import KIB, MIB
+from codegen_mcp.engine.durable import reserve
 from codegen_mcp.engine.task import Place, Task
 from codegen_mcp.engine.uninterrupted import settled
 
 log = structlog.get_logger()
 
 FILE_NAME = "tasks.jsonl"
+RESERVE_BYTES = 32 * KIB
+"""Allocated ahead of the last line."""
 SLACK_BYTES = 1 * MIB
 """How much of what nobody needs may lie in the file beside twice what is needed."""
 
@@ -43,6 +46,7 @@ class TaskJournal:
         self._size = 0
         self._late: list[bytes] | None = None
         self._failed = False
+        self._reserved = 0
 
     @property
     def size(self) -> int:
@@ -79,6 +83,7 @@ class TaskJournal:
         try:
             if self._fd < 0:
                 self._open()
+            self._reserve()
             place = Place(self._size, len(line))
             self._size += _write_whole(self._fd, line, self._size)
         except OSError as error:
@@ -127,7 +132,7 @@ class TaskJournal:
                 os.close(fd)
                 raise
             os.close(self._fd)
-            self._fd, self._size = fd, size
+            self._fd, self._size, self._reserved = fd, size, 0
             for task in tasks():
                 place = task.place
                 if place is not None:
@@ -145,6 +150,13 @@ class TaskJournal:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _reserve(self) -> None:
+        """Have room for the lines to come, so that a disk which fills up refuses none at first."""
+        if self._size + RESERVE_BYTES // 4 > self._reserved and reserve(
+            self._fd, self._size, RESERVE_BYTES
+        ):
+            self._reserved = self._size + RESERVE_BYTES
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

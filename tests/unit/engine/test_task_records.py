@@ -11,6 +11,7 @@ import pytest
 
 from codegen_mcp.core.errors import (
     AlreadyExists,
+    Full,
     NotFound,
     OutcomeUnknown,
     PathEscape,
@@ -277,6 +278,39 @@ async def test_without_a_disk_answers_are_still_given_and_kept_in_memory(tmp_pat
             await rig.end_of(session, "echo", {"message": task_id}, task_id=task_id)
         (event,) = await rig.follow(session, "a")
         assert result_of(event).value == TOOLS["echo"].spec.result(message="a")
+
+
+async def test_without_a_disk_a_task_that_must_not_run_twice_is_refused(tmp_path: Path) -> None:
+    async with TaskRig(tmp_path, TOOLS) as rig:
+        session = rig.create()
+        (session.directory / "tasks.jsonl").mkdir()
+        for _ in range(session.limits.concurrent_tasks + 1):  # a refusal takes no place
+            with pytest.raises(Full) as refused:
+                await rig.submit(session, "run.python", CODE, task_id="t", sequence=1)
+            assert refused.value.reason == "DISK_FULL"
+        (session.directory / "tasks.jsonl").rmdir()
+        await rig.submit(session, "run.python", CODE, task_id="t", sequence=1)
+        await finish_run(rig, session, 0, b"once\n")
+        await rig.follow(session, "t")
+
+
+async def test_answers_that_a_full_disk_refused_are_written_once_there_is_room(
+    tmp_path: Path,
+) -> None:
+    async with TaskRig(tmp_path, TOOLS) as rig:
+        session = rig.create()
+        journal = session.directory / "tasks.jsonl"
+        journal.mkdir()
+        await rig.submit(session, "run.python", CODE, task_id="early")
+        await finish_run(rig, session, 0, b"early\n")
+        await rig.follow(session, "early")
+        journal.rmdir()
+        await rig.submit(session, "run.python", CODE, task_id="late")
+        await finish_run(rig, session, 1, b"late\n")
+        await rig.follow(session, "late")
+        lines = [json.loads(line) for line in journal.read_bytes().splitlines()]
+    ended = [line["end"] for line in lines if "end" in line]
+    assert ended == ["early", "late"]
 
 
 async def test_output_of_finished_tasks_leaves_memory(tmp_path: Path) -> None:
