@@ -51,7 +51,9 @@ from codegen_mcp.sandbox.volumes.plain import PlainDriver, PlainVolume
 from codegen_mcp.sandbox.volumes.space import VolumeConfig
 
 ROOT = os.geteuid() == 0
-FIRST_UID = 264_000
+_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+FIRST_UID = 255_000 + 1_500 * (_SIDE % 7)
+"""Of its own for each process of tests: a session without namespaces ends all of its user's."""
 
 
 def identity(number: int) -> HostIdentity | None:
