@@ -15,11 +15,29 @@ FILES = (
         source="https://man7.org/linux/man-pages/man5/shadow.5.html",
         quick=True,
         code="""
+# An interpreter below a home (pyenv, uv) is bound at its own path: the empty
+# directories above it are the sandbox's own, and show nothing of the host's.
+OWN = [sys.base_prefix, *map(os.path.realpath, (sys.base_prefix, sys.executable))]
+
+
+def foreign(path):
+    found = []
+    for name in os.listdir(path):
+        inner = path + "/" + name
+        if inner in OWN:
+            continue
+        if any(own.startswith(inner + "/") for own in OWN):
+            found += foreign(inner)
+        else:
+            found.append(inner)
+    return found
+
+
 refused(
     shadow=lambda: opened("/etc/shadow"),
-    root=lambda: os.listdir("/root"),
+    root=lambda: foreign("/root") or opened("/none"),
     up=lambda: opened(os.getcwd() + "/../../../../../../../etc/shadow"),
-    home=lambda: [os.listdir("/home/" + n) for n in os.listdir("/home")] or opened("/none"),
+    home=lambda: foreign("/home") or opened("/none"),
 )
 """,
     ),
