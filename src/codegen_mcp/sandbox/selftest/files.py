@@ -24,7 +24,7 @@ def foreign(path):
     found = []
     for name in os.listdir(path):
         inner = path + "/" + name
-        if inner in OWN:
+        if inner in OWN and path != "/home":  # what lies there is a whole home, not a tree
             continue
         if any(own.startswith(inner + "/") for own in OWN):
             found += foreign(inner)
