@@ -10,7 +10,8 @@ import pytest
 from codegen_mcp.sandbox import registry
 from codegen_mcp.testing.sandbox_child import run_as
 from codegen_mcp.testing.sandbox_ground import Ground, prepared_ground
-from codegen_mcp.testing.sandbox_laws import LAWS, Law, Rig
+from codegen_mcp.testing.sandbox_laws import LAWS, Law
+from codegen_mcp.testing.sandbox_rig import Rig
 
 NAMES = [name for name in registry.BACKENDS if name != "process-bare"]
 _probed: dict[str, str] = {}

@@ -19,7 +19,7 @@ from codegen_mcp.sandbox.report import describe
 from codegen_mcp.sandbox.selftest.catalogue import QUICK
 from codegen_mcp.testing.sandbox_child import run_as
 from codegen_mcp.testing.sandbox_ground import Ground, open_directory, prepared_ground
-from codegen_mcp.testing.sandbox_laws import Rig
+from codegen_mcp.testing.sandbox_rig import Rig
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to change the host's mounts")
 

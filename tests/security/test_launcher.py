@@ -18,7 +18,7 @@ from codegen_mcp.sandbox.cgroup_detect import detect
 from codegen_mcp.sandbox.launcher import Spawner, outlast
 from codegen_mcp.sandbox.selftest.bed import Bed
 from codegen_mcp.testing.sandbox_ground import Ground, prepared_ground
-from codegen_mcp.testing.sandbox_laws import Ran, Rig, alive
+from codegen_mcp.testing.sandbox_rig import Ran, Rig, alive
 
 NAMES = [name for name in registry.BACKENDS if name != "process-bare"]
 DIES_WITH_PARENT = ["/usr/bin/setpriv", "--pdeathsig", "KILL", "/bin/sleep", "60"]
@@ -167,7 +167,7 @@ from codegen_mcp.sandbox import registry
 from codegen_mcp.sandbox.base import HostIdentity
 from codegen_mcp.sandbox.selftest.bed import Bed
 from codegen_mcp.testing.sandbox_ground import Ground
-from codegen_mcp.testing.sandbox_laws import Ran
+from codegen_mcp.testing.sandbox_rig import Ran
 
 CODE = b'''
 import os, signal, time

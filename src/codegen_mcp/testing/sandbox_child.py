@@ -23,7 +23,8 @@ from codegen_mcp.sandbox.base import IsolationLevel
 from codegen_mcp.sandbox.selftest.catalogue import ATTACKS, ESCAPES
 from codegen_mcp.sandbox.selftest.runner import Campaign, conditions
 from codegen_mcp.testing.sandbox_ground import Ground, open_directory
-from codegen_mcp.testing.sandbox_laws import LAWS, Rig
+from codegen_mcp.testing.sandbox_laws import LAWS
+from codegen_mcp.testing.sandbox_rig import Rig
 
 ORDINARY_UID = 61_234
 """Belongs to nobody else."""
