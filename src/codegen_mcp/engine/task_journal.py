@@ -23,7 +23,7 @@ from codegen_mcp.engine.uninterrupted import settled
 log = structlog.get_logger()
 
 FILE_NAME = "tasks.jsonl"
-RESERVE_BYTES = 32 * KIB
+RESERVE_BYTES = 16 * KIB
 """Allocated ahead of the last line."""
 SLACK_BYTES = 1 * MIB
 """How much of what nobody needs may lie in the file beside twice what is needed."""

@@ -30,6 +30,7 @@ from codegen_mcp.sandbox.launched import LaunchedGuest, launch, or_end
 from codegen_mcp.sandbox.launcher import ENVIRONMENT, Spawner
 from codegen_mcp.sandbox.preconditions import check_directories, check_identity
 from codegen_mcp.sandbox.probe import enforcement, self_test
+from codegen_mcp.sandbox.run_environment import base_environment
 
 SEARCHED = "/usr/bin:/bin:/usr/local/bin"
 """Where the program is looked for, whatever the worker's PATH."""
@@ -112,6 +113,7 @@ class BubblewrapBackend:
                     control_fd=control_fd,
                     site_packages=spec.interpreter.site_packages,
                     proc=private_proc,
+                    env=base_environment(spec.interpreter, spec.limits),
                 ),
             ]
 

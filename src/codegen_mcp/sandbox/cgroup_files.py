@@ -48,16 +48,17 @@ class Counters:
     def __init__(self, fs: CgroupFs) -> None:
         self._fs = fs
         self._keep = isinstance(fs, KernelCgroupFs)
-        self._open: dict[tuple[Path, str], int] = {}
+        self._open: dict[str, int] = {}
+        """By the file's name, which tells the controller; ``>`` before it: for writing."""
 
     def read(self, directory: Path, name: str) -> str:
         """Return a short file's text as it is now."""
         if not self._keep:
             return self._fs.read(directory / name)
-        descriptor = self._open.get((directory, name))
+        descriptor = self._open.get(name)
         if descriptor is None:
             descriptor = os.open(directory / name, os.O_RDONLY | os.O_CLOEXEC)
-            self._open[directory, name] = descriptor
+            self._open[name] = descriptor
         return os.pread(descriptor, 4096, 0).decode()
 
     def write(self, directory: Path, name: str, text: str) -> None:
@@ -65,10 +66,10 @@ class Counters:
         if not self._keep:
             self._fs.write(directory / name, text)
             return
-        descriptor = self._open.get((directory, f">{name}"))
+        descriptor = self._open.get(">" + name)
         if descriptor is None:
             descriptor = os.open(directory / name, os.O_WRONLY | os.O_CLOEXEC)
-            self._open[directory, f">{name}"] = descriptor
+            self._open[">" + name] = descriptor
         os.pwrite(descriptor, text.encode(), 0)
 
     def close(self) -> None:

@@ -44,6 +44,8 @@ class V2Cgroup:
         self._oom_kills = 0
         self._parent_oom_kills = 0
         self._peak: int | None = None
+        self._present: set[str] = set()
+        """Files that were seen."""
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -188,7 +190,9 @@ class V2Cgroup:
             self._peak = None
 
     def _has(self, name: str) -> bool:
-        return self._fs.exists(self._path / name)
+        if name not in self._present and self._fs.exists(self._path / name):
+            self._present.add(name)
+        return name in self._present
 
     def _number(self, name: str) -> int:
         return int(self._counters.read(self._path, name))

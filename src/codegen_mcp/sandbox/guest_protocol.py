@@ -10,6 +10,7 @@ Launch contract (what a backend does)::
            --own-uid       no namespace, but no other process has its uid: kill(-1) is safe
            --no-proc       /proc is not that of its own namespace
            --warm-mib N    largest warm parent; 0 is none
+           --env K=V ...   what most runs will have as environment; comes last
     env    GUEST_ENV, nothing else; stdin, stdout, stderr on /dev/null; cwd anywhere
 
 Messages are lists of byte strings (``guest/codec.py``), one a datagram:
@@ -28,22 +29,25 @@ Messages are lists of byte strings (``guest/codec.py``), one a datagram:
 A newer spare takes the place of the one before; the end of a run takes every spare that was
 announced until then.
 
-The payload is ``encode([kind, name, cwd, args, env, limits, fresh, code])``, where args, env
-(``K=V``) and limits (``NOFILE=1024``) are encoded lists themselves.
+The payload is the tuple (kind, name, cwd, args, env, limits, fresh, code) in ``marshal``'s version
+2, which every Python 3 reads: of all decoders only that one is written in C and loaded anyway. It
+only ever travels from the worker to a spare.
 """
 
 from __future__ import annotations
 
+import marshal
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from codegen_mcp.sandbox.base import GUEST, TEMPLATE, VENV, WORKSPACE
-from codegen_mcp.sandbox.guest.codec import decode, encode
+from codegen_mcp.sandbox.guest.codec import decode
 
 GUEST_ENV: Mapping[str, str] = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
 """The guest's whole environment. LANG is that of every run: a fork keeps its interpreter's."""
 
+MARSHAL_VERSION = 2
 MAX_DATAGRAM = 64 * 1024
 INLINE_PAYLOAD = 32 * 1024
 """What is longer travels in a memfd."""
@@ -110,13 +114,15 @@ def guest_argv(
     own_uid: bool = False,
     proc: bool = True,
     warm_mib: int = 192,
+    env: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Return the argument vector that starts the guest; see the launch contract above."""
     argv = [python, f"{guest}/main.py", str(control_fd), workspace, venv, site_packages]
     argv += ["--init"] if init else []
     argv += ["--own-uid"] if own_uid else []
     argv += [] if proc else ["--no-proc"]
-    return [*argv, "--warm-mib", str(warm_mib)]
+    argv += ["--warm-mib", str(warm_mib)]
+    return [*argv, "--env", *(f"{name}={value}" for name, value in (env or {}).items())]
 
 
 def needs_fresh_interpreter(env: Mapping[str, str]) -> bool:
@@ -147,17 +153,18 @@ def encode_payload(
         fresh: Start a new interpreter instead of using the forked one.
         code: Source text.
     """
-    return encode(
-        [
+    return marshal.dumps(
+        (
             kind.encode(),
             os.fsencode(name),
             os.fsencode(cwd),
-            encode([os.fsencode(arg) for arg in args]),
-            encode([os.fsencode(f"{key}={value}") for key, value in env.items()]),
-            encode([f"{key}={value}".encode() for key, value in limits.items()]),
-            b"1" if fresh else b"",
+            [os.fsencode(arg) for arg in args],
+            {os.fsencode(key): os.fsencode(value) for key, value in env.items()},
+            dict(limits),
+            fresh,
             code,
-        ]
+        ),
+        MARSHAL_VERSION,
     )
 
 

@@ -111,6 +111,8 @@ class GuestRun:
                     async with asyncio.timeout(DRAIN_S):
                         for pump in pumps:
                             await pump.run()
+                # What was printed can be on its way to the reader while the outcome is made out.
+                await asyncio.sleep(0)
             if cancelled:
                 raise asyncio.CancelledError
             for task in tasks:

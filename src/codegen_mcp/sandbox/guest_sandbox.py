@@ -19,7 +19,7 @@ from codegen_mcp.sandbox.guest_run import GuestRun
 from codegen_mcp.sandbox.launch import GuestProcess
 from codegen_mcp.sandbox.rlimits import run_rlimits
 from codegen_mcp.sandbox.run_environment import base_environment
-from codegen_mcp.sandbox.run_request import build_payload, open_request
+from codegen_mcp.sandbox.run_request import RunRequest, build_payload
 
 ROOM_TRIES, ROOM_WAIT_S = 20, 0.01
 """How long a run's own memory limit may wait for warm imports to be dropped."""
@@ -53,6 +53,8 @@ class GuestSandbox:
         self._workspace, self._venv, self._tmp = workspace, venv, tmp
         self._counted_alone = counted_alone
         self._env: Mapping[str, str] = dict(spec.env)
+        self._base: tuple[ResourceLimits, Mapping[str, str]] | None = None
+        """The variables of every run, and the limits that they were made for."""
         self._run: GuestRun | None = None
         self._closed = False
         self._link = GuestLink(process, self._on_ended)
@@ -101,9 +103,9 @@ class GuestSandbox:
             cgroup.reset_peak()
         run = self._run = GuestRun(self, command, sink)
         try:
-            with open_request(self._payload(command), command.stdin) as (payload, fds, ends):
-                run.number = await self._link.send_run(payload, fds)
-            reply = await run.supervise(ends.stdout, ends.stderr)
+            with RunRequest(self._payload(command), command.stdin) as request:
+                run.number = await self._link.send_run(request.payload, request.fds)
+            reply = await run.supervise(request.ends.stdout, request.ends.stderr)
             if reply is None:
                 await self._bury()
             return run.outcome(reply)
@@ -186,13 +188,7 @@ class GuestSandbox:
         return build_payload(
             command,
             workspace=self._workspace,
-            base=base_environment(
-                self._spec.interpreter,
-                self.limits,
-                workspace=self._workspace,
-                venv=self._venv,
-                tmp=self._tmp,
-            ),
+            base=self._base_environment(),
             session=self._env,
             rlimits=run_rlimits(
                 self.limits,
@@ -202,6 +198,18 @@ class GuestSandbox:
                 counted_alone=self._counted_alone,
             ),
         )
+
+    def _base_environment(self) -> Mapping[str, str]:
+        if self._base is None or self._base[0] is not self.limits:
+            base = base_environment(
+                self._spec.interpreter,
+                self.limits,
+                workspace=self._workspace,
+                venv=self._venv,
+                tmp=self._tmp,
+            )
+            self._base = self.limits, base
+        return self._base[1]
 
     async def _tighten_memory(self, memory: int) -> None:
         """Set a run's own memory limit, making room by dropping warm imports."""

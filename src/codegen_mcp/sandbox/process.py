@@ -41,6 +41,7 @@ from codegen_mcp.sandbox.launched import LaunchedGuest, launch, or_end
 from codegen_mcp.sandbox.launcher import PLAIN_ENVIRONMENT, Spawner
 from codegen_mcp.sandbox.preconditions import check_directories, check_identity
 from codegen_mcp.sandbox.probe import enforcement, self_test
+from codegen_mcp.sandbox.run_environment import base_environment
 from codegen_mcp.sandbox.selftest.works import WORKS
 
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -174,6 +175,13 @@ class ProcessBackend:
                 init=False,
                 own_uid=self._hardened and abi >= landlock.SIGNAL_SCOPE,
                 proc=False,
+                env=base_environment(
+                    spec.interpreter,
+                    spec.limits,
+                    workspace=f"{link}/workspace",
+                    venv=f"{link}/venv",
+                    tmp=f"{link}/tmp",
+                ),
             )
             settings: dict[str, object] = {
                 "worker": os.getpid(),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import TracebackType
 
 from codegen_mcp.core.task import Argv, Command, PythonCode, PythonFile
 from codegen_mcp.sandbox.guest_protocol import (
@@ -65,47 +65,64 @@ def build_payload(
     )
 
 
-@contextlib.contextmanager
-def open_request(payload: bytes, stdin: bytes) -> Iterator[tuple[bytes, list[int], OutputEnds]]:
-    """Yield (inline payload, descriptors to send, ends to read); the former close at the end.
+class RunRequest:
+    """A run's descriptors. Leaving it closes those that are sent, and by an exception all."""
 
-    The read ends are the caller's, unless it leaves by an exception.
-    """
-    with contextlib.ExitStack() as stack:
-        stdout, stdout_end = _pipe(stack)
-        stderr, stderr_end = _pipe(stack)
-        ends = OutputEnds(stdout, stderr)
+    __slots__ = ("_own", "ends", "fds", "payload")
+
+    def __init__(self, payload: bytes, stdin: bytes) -> None:
+        """Open them.
+
+        Args:
+            payload: Sent as it is, or in a file when it is long.
+            stdin: What the run reads; nothing is /dev/null.
+        """
+        self._own: list[int] = []
+        self.payload = payload
+        """To be sent inline; empty when it lies in the fourth descriptor."""
+        self.fds: list[int] = []
+        """To be sent."""
+        read: list[int] = []
         try:
-            fds = [stdout_end, stderr_end]
-            fds.append(stack.enter_context(_memfd(stdin)) if stdin else _null())
+            for _ in ("stdout", "stderr"):
+                read_end, write_end = os.pipe2(os.O_CLOEXEC)
+                read.append(read_end)
+                self._own.append(write_end)
+                os.set_blocking(read_end, False)
+            self.ends = OutputEnds(*read)
+            self.fds += self._own
+            self.fds.append(self._memfd(stdin) if stdin else _null())
             if len(payload) > INLINE_PAYLOAD:
-                fds.append(stack.enter_context(_memfd(payload)))
-                payload = b""
-            yield payload, fds, ends
+                self.fds.append(self._memfd(payload))
+                self.payload = b""
         except BaseException:
-            os.close(stdout)
-            os.close(stderr)
+            for fd in self._own + read:
+                os.close(fd)
             raise
 
+    def __enter__(self) -> RunRequest:
+        return self
 
-def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    stack.callback(os.close, write_end)
-    os.set_blocking(read_end, False)
-    return read_end, write_end
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for fd in self._own:
+            os.close(fd)
+        if kind is not None:
+            os.close(self.ends.stdout)
+            os.close(self.ends.stderr)
 
-
-@contextlib.contextmanager
-def _memfd(data: bytes) -> Iterator[int]:
-    fd = os.memfd_create("run", os.MFD_CLOEXEC)
-    try:
+    def _memfd(self, data: bytes) -> int:
+        fd = os.memfd_create("run", os.MFD_CLOEXEC)
+        self._own.append(fd)
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
         os.lseek(fd, 0, os.SEEK_SET)
-        yield fd
-    finally:
-        os.close(fd)
+        return fd
 
 
 @functools.cache

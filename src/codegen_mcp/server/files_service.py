@@ -15,6 +15,7 @@ from codegen_mcp.engine.base import Sessions
 from codegen_mcp.server.closing import closing
 from codegen_mcp.server.convert import MAX_CHUNK_BYTES, not_negative
 from codegen_mcp.server.interceptors import Context, bind_ids
+from codegen_mcp.server.parts import write_part
 
 REFUSED_BYTES = 64 * MIB
 REFUSED_S = 1.0
@@ -48,7 +49,7 @@ class FilesService(workspace_files_pb2_grpc.WorkspaceFilesServicer):
             await let_finish(request_iterator)
             raise
 
-    async def Download(self, request: pb.DownloadRequest, context: Context) -> None:  # type: ignore[override]  # written with context.write
+    async def Download(self, request: pb.DownloadRequest, context: Context) -> pb.DownloadChunk:  # type: ignore[override]  # the last message; others are written
         """Read one file as it was when it was opened."""
         skip = not_negative("offset", request.offset) or 0
         left = not_negative("length", request.length)
@@ -64,12 +65,10 @@ class FilesService(workspace_files_pb2_grpc.WorkspaceFilesServicer):
                 if piece:
                     digest.update(piece)
                     sent += len(piece)
-                    await context.write(pb.DownloadChunk(data=piece))
+                    await write_part(context, pb.DownloadChunk(data=piece))
                 if left == 0:
                     break
-        await context.write(
-            pb.DownloadChunk(summary=pb.DownloadSummary(size=sent, sha256=digest.hexdigest()))
-        )
+        return pb.DownloadChunk(summary=pb.DownloadSummary(size=sent, sha256=digest.hexdigest()))
 
 
 async def let_finish(parts: AsyncIterator[pb.UploadChunk]) -> None:

@@ -12,6 +12,7 @@ from codegen_mcp.server.closing import closing
 from codegen_mcp.server.convert import not_negative
 from codegen_mcp.server.convert_tools import tool_response
 from codegen_mcp.server.interceptors import Context
+from codegen_mcp.server.parts import write_part
 from codegen_mcp.tools.run_output import RunResult
 
 
@@ -37,14 +38,14 @@ class TaskService(task_execution_pb2_grpc.TaskExecutionServicer):
             ]
         )
 
-    async def ExecuteTask(self, request: pb.TaskRequest, context: Context) -> None:  # type: ignore[override]  # written with context.write
+    async def ExecuteTask(self, request: pb.TaskRequest, context: Context) -> pb.TaskResponse:  # type: ignore[override]  # the last message; others are written
         """Run one tool; a caller that leaves detaches, and the engine knows what that means."""
         task_id = await self._tasks.submit(convert.submission(request))
-        await self._stream(task_id, request.session_id, context, asked=request.typed_request)
+        return await self._stream(task_id, request.session_id, context, asked=request.typed_request)
 
-    async def AttachTask(self, request: pb.AttachTaskRequest, context: Context) -> None:  # type: ignore[override]  # written with context.write
+    async def AttachTask(self, request: pb.AttachTaskRequest, context: Context) -> pb.TaskResponse:  # type: ignore[override]  # the last message; others are written
         """Join a task's stream."""
-        await self._stream(
+        return await self._stream(
             request.task_id,
             request.session_id,
             context,
@@ -61,7 +62,8 @@ class TaskService(task_execution_pb2_grpc.TaskExecutionServicer):
         asked: tools_pb2.ToolRequest | None = None,
         stdout_offset: int | None = None,
         stderr_offset: int | None = None,
-    ) -> None:
+    ) -> pb.TaskResponse:
+        """Write all messages but the last, which is returned."""
         logs = convert.LogDecoder()
         async with closing(
             self._tasks.events(
@@ -71,15 +73,15 @@ class TaskService(task_execution_pb2_grpc.TaskExecutionServicer):
             async for event in events:
                 if isinstance(event, OutputEvent):
                     for entry in logs.entries(event):
-                        await context.write(pb.TaskResponse(task_id=task_id, log=entry))
+                        await write_part(context, pb.TaskResponse(task_id=task_id, log=entry))
                 elif isinstance(event, ProgressEvent):
                     update = convert.progress(event)
-                    await context.write(pb.TaskResponse(task_id=task_id, progress=update))
+                    await write_part(context, pb.TaskResponse(task_id=task_id, progress=update))
                 else:
                     for entry in logs.rest():
-                        await context.write(pb.TaskResponse(task_id=task_id, log=entry))
-                    await context.write(ending(task_id, event, asked))
-                    return
+                        await write_part(context, pb.TaskResponse(task_id=task_id, log=entry))
+                    return ending(task_id, event, asked)
+        raise RuntimeError(f"the events of task {task_id!r} have no end")
 
     async def CancelTask(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """Stop a task."""

@@ -94,7 +94,9 @@ def test_variables_that_an_interpreter_reads_at_its_start_force_a_new_one(env, f
 
 
 def test_nothing_secret_is_on_the_guest_s_command_line():
-    argv = guest_argv(control_fd=5, site_packages="lib/python3.11/site-packages")
+    argv = guest_argv(
+        control_fd=5, site_packages="lib/python3.11/site-packages", env={"HOME": "/workspace"}
+    )
     assert argv[2:] == [
         "5",
         "/workspace",
@@ -103,6 +105,8 @@ def test_nothing_secret_is_on_the_guest_s_command_line():
         "--init",
         "--warm-mib",
         "192",
+        "--env",
+        "HOME=/workspace",
     ]
 
 

@@ -14,6 +14,11 @@ class Config:
         self.control_fd = int(argv[1])
         self.workspace, self.venv, self.site = argv[2:5]
         flags = argv[5:]
+        self.environment: list[str] = []
+        """What most runs will have, as ``K=V``: a spare that has it need not set it."""
+        if "--env" in flags:
+            at = flags.index("--env")
+            self.environment, flags = flags[at + 1 :], flags[:at]
         self.init = "--init" in flags
         self.own_uid = "--own-uid" in flags
         self.proc = "--no-proc" not in flags

@@ -146,7 +146,7 @@ def clear(module: ModuleType) -> None:
 
 def flush_files() -> None:
     """Flush the files that something older than the program still holds."""
-    for item in gc.get_objects():
-        if isinstance(item, (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)):
-            if not item.closed and item.writable():
-                flush(item, quiet=True)
+    kinds = (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)
+    for item in [item for item in gc.get_objects() if issubclass(type(item), kinds)]:
+        if not item.closed and item.writable():
+            flush(item, quiet=True)

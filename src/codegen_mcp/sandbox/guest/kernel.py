@@ -30,6 +30,17 @@ _PRCTL = _Function(_ctypes.dlsym(_LIBC, "prctl"))
 _SYSCALL = _Function(_ctypes.dlsym(_LIBC, "syscall"))
 
 
+def give_way(yes: bool) -> None:
+    """Whether this process and its forks let others go on when they wake (sched(7), SCHED_BATCH).
+
+    What is made ready between two runs shall not hold up the answer of the first.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH if yes else os.SCHED_OTHER, os.sched_param(0))
+    except OSError:
+        pass  # some kernels of containers refuse; it is a courtesy
+
+
 def prctl(option: int, value: int) -> None:
     """Change an attribute of this process; OSError when it is refused."""
     if _PRCTL(_Long(option), _Long(value), _Long(0), _Long(0), _Long(0)) & 0xFFFFFFFF:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 import messages
 from leftovers import Leftovers
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     import _socket
 
     from config import Config
+
+
+YIELD_S = 0.0003
+"""How long the processor is left to the worker once it was told of an end: the kernel puts the
+receiver of a datagram where its sender runs, on the guess that the sender waits next."""
 
 
 class Guest:
@@ -43,8 +49,9 @@ class Guest:
         self.refill()
         while True:
             events = [fd for fd, _ in self.poll.poll()]
-            # What the worker said comes before what ended: a run's begin before its end.
-            self.read_control()
+            # What the worker said comes before what ended.
+            if self.control.fileno() in events:
+                self.read_control()
             for fd in events:
                 if fd in self.spares:
                     self.on_exit(fd)
@@ -88,16 +95,17 @@ class Guest:
     def on_exit(self, pidfd: int) -> None:
         """Collect a spare. One that was a run takes all it left along; then make ready anew."""
         spare = self.spares.pop(pidfd)
-        self.poll.unregister(pidfd)
-        os.close(pidfd)
         status = os.waitpid(spare.pid, 0)[1]
         imports = spare.imports()
         if imports is None:
             self.tell([b"gone", b"%d" % spare.number, b"%d" % status])
         else:
-            self.wanted |= imports
             count = self.bury()
             self.tell([b"exit", b"%d" % spare.number, b"%d" % status, b"%d" % count])
+            self.wanted |= imports
+            time.sleep(YIELD_S)
+        self.poll.unregister(pidfd)
+        os.close(pidfd)
         self.refill()
 
     def bury(self) -> int:

@@ -10,12 +10,19 @@ def harden(init: bool) -> None:
     """Make this process one that code inside cannot signal, trace, read or catch with a secret."""
     import _signal
 
-    from kernel import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
+    from kernel import (
+        PR_SET_CHILD_SUBREAPER,
+        PR_SET_DUMPABLE,
+        PR_SET_NO_NEW_PRIVS,
+        give_way,
+        prctl,
+    )
 
     # The kernel drops signals to a namespace's init that it has no handler for.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     prctl(PR_SET_DUMPABLE, 0)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+    give_way(True)
     if not init:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
@@ -48,6 +55,8 @@ def main() -> None:
     # Here and not in each spare: what a fork writes to, it copies page by page.
     program.forget_guest(config)
     program.become_environment(config)
+    os.environ.clear()
+    os.environ.update([item.split("=", 1) for item in config.environment])
     gc.collect()
     gc.freeze()
     gc.disable()

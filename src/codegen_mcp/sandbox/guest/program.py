@@ -77,10 +77,7 @@ class Program:
 
     def imported_packages(self) -> list[bytes]:
         """Names in the code that are packages of the session's environment."""
-        try:
-            self.entries = os.listdir(self.site_packages)
-        except OSError:
-            return []
+        self.entries = list_packages(self.site_packages)
         if not self.entries:
             return []
         installed = {entry.partition(".")[0] for entry in self.entries}
@@ -156,6 +153,27 @@ class Program:
             status, self.error = uncaught.report(caught, self), None
             caught = None
         finish.end(status, before)
+
+
+_listed: tuple[object, list[str]] = (None, [])
+"""What site-packages looked like when it was listed last, and what was in it."""
+
+
+def list_packages(directory: str) -> list[str]:
+    """Return what lies in site-packages; nothing when it cannot be read.
+
+    A spare lists it while it waits; a run then only asks whether it is still the same (the time of
+    change, which no program can set: inode(7)).
+    """
+    global _listed
+    try:
+        now = os.stat(directory)
+        state = (now.st_dev, now.st_ino, now.st_ctime_ns, now.st_mtime_ns)
+        if _listed[0] != state:
+            _listed = state, os.listdir(directory)
+    except OSError:
+        return []
+    return _listed[1]
 
 
 def forget_guest(config: Config) -> None:

@@ -7,6 +7,7 @@ about two microseconds. Done here, before a run arrives, they are not on a calle
 from __future__ import annotations
 
 import gc
+import marshal
 import os
 import sys
 
@@ -25,10 +26,9 @@ SOURCE = b"import sys, os\nclass A:\n    pass\ndef f(a):\n    return a\nx = [f(s
 def rehearse(config: Config) -> None:
     """Touch what a run touches and leave no trace; never fails."""
     try:
-        kind, _, args = decode(encode([b"code", encode([b"PATH=/usr/bin:/bin"]), encode([b"a"])]))
-        trial = program.Program(
-            config, kind, "rehearsal", [os.fsdecode(a) for a in decode(args)], SOURCE
-        )
+        decode(encode([b"run"]))
+        kind, args, _ = marshal.loads(marshal.dumps((b"code", [b"a"], {b"PATH": b"/bin"})))
+        trial = program.Program(config, kind, "rehearsal", [os.fsdecode(a) for a in args], SOURCE)
         trial.load()
         trial.imported_packages()
         open_over_pipe()
@@ -36,12 +36,12 @@ def rehearse(config: Config) -> None:
         namespace = main.__dict__
         namespace["__builtins__"] = sys.modules["builtins"]
         frames.call(exec, trial.code, namespace)
-        for name, value in list(os.environb.items()):
-            os.environb[name] = value
+        list(os.environb.items())
         finish.clear(main)
         sys.modules.copy()
         set(sys.path)
         gc.collect()
+        gc.freeze()  # what the end of a run looks through is then the run's own
     except Exception:
         pass
 

@@ -9,7 +9,8 @@ import sys
 def main() -> None:
     """Run the payload; never returns."""
     bare = frozenset(sys.modules) - {"__future__"}
-    from codec import decode
+    import marshal
+
     from program import Program
 
     class Place:
@@ -17,9 +18,9 @@ def main() -> None:
         site_packages = venv + "/" + site
 
     fd = int(sys.argv[1])
-    kind, name, _, args, _, _, _, code = decode(os.pread(fd, os.fstat(fd).st_size, 0))
+    kind, name, _, args, _, _, _, code = marshal.loads(os.pread(fd, os.fstat(fd).st_size, 0))
     os.close(fd)
-    arguments = [os.fsdecode(arg) for arg in decode(args)]
+    arguments = [os.fsdecode(arg) for arg in args]
     program = Program(Place, kind, os.fsdecode(name), arguments, code)  # type: ignore[arg-type]
     program.load()
     sys.path.remove(Place.guest)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import _socket
 import gc
+import marshal
 import os
 import resource
+import select
 
 import messages
 import program
-from codec import decode
-from kernel import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, close_from, pidfd_open, prctl
+from kernel import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, close_from, give_way, pidfd_open, prctl
 from rehearsal import rehearse
 
 TYPE_CHECKING = False  # importing typing would cost memory in every session
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from config import Config
 
 EXEC_FAILED, NOT_FOUND = 126, 127
+SETTLE_MS = 3
+"""How long a spare leaves the processor to the answer of the run before it."""
 PAYLOAD_FD = 3
 
 
@@ -86,10 +89,14 @@ def wait_for_run(
         reporter: To the guest. Both are closed before any code of the session runs.
         warm: Top-level packages that are imported already; empty for a cold spare.
     """
-    rehearse(config)
+    waiting = select.poll()
+    waiting.register(run, select.POLLIN)
+    if not waiting.poll(SETTLE_MS):
+        rehearse(config)
     message, fds = messages.receive(run)
     if not message:
         os._exit(0)
+    give_way(False)
     stdout, stderr, stdin = fds[:3]
     os.setsid()
     if not config.init:
@@ -97,10 +104,9 @@ def wait_for_run(
     for fd, number in ((stdin, 0), (stdout, 1), (stderr, 2)):
         os.dup2(fd, number)
     payload = message[0] or os.pread(fds[3], os.fstat(fds[3]).st_size, 0)
-    kind, name, cwd, args, env, limits, fresh, code = decode(payload)
-    arguments = [os.fsdecode(arg) for arg in decode(args)]
-    environment = dict(item.split(b"=", 1) for item in decode(env))
-    apply_limits(decode(limits))
+    kind, name, cwd, args, environment, limits, fresh, code = marshal.loads(payload)
+    arguments = [os.fsdecode(arg) for arg in args]
+    apply_limits(limits)
     directory = os.fsdecode(cwd)
     try:
         os.chdir(directory)
@@ -138,19 +144,21 @@ def keep_payload(fds: list[int], payload: bytes) -> None:
 
 def set_environment(environment: dict[bytes, bytes]) -> None:
     """Make exactly these the variables of this process."""
-    for name in list(os.environb):
+    current = os.environb
+    for name in list(current):
         if name not in environment:
-            del os.environb[name]
-    os.environb.update(environment)
+            del current[name]
+    for name, value in environment.items():
+        if current.get(name) != value:
+            current[name] = value
 
 
-def apply_limits(limits: list[bytes]) -> None:
+def apply_limits(limits: dict[str, int]) -> None:
     """Set each rlimit, never above what is allowed now (getrlimit(2))."""
-    for item in limits:
-        name, _, value = item.decode().partition("=")
+    for name, value in limits.items():
         which = getattr(resource, "RLIMIT_" + name)
         hard = resource.getrlimit(which)[1]
-        wanted = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
+        wanted = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(which, (wanted, wanted))
 
 

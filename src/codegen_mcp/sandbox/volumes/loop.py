@@ -48,7 +48,7 @@ class LoopVolume:
 
     def __init__(self, directory: Path, size_bytes: int, config: VolumeConfig) -> None:
         self._config = config
-        self._directory = directory
+        self._root = directory / ROOT
         self._size_bytes = size_bytes
         self._attached = True
         self._detaching = asyncio.Lock()
@@ -57,16 +57,16 @@ class LoopVolume:
     @property
     def root(self) -> Path:
         """The mount point."""
-        return self._directory / ROOT
+        return self._root
 
     def moved(self, directory: Path) -> None:
         """A mount follows a renamed parent by itself; only the path is noted."""
-        self._directory = directory
+        self._root = directory / ROOT
 
     def usage(self) -> VolumeUsage:
         """Ask the file system; the last answer once it is detached."""
         if self._attached:
-            figures = os.statvfs(self.root)
+            figures = os.statvfs(self._root)
             left = figures.f_bavail * figures.f_frsize
             used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
             # One file as long as the promise fits, with room left that was never promised.
