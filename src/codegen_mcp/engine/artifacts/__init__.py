@@ -1,0 +1,1 @@
+"""Artifacts: files that outlive the session which made them."""
