@@ -24,7 +24,7 @@ class EntryKind(StrEnum):
     DIRECTORY = "d"
     SYMLINK = "l"
     HARDLINK = "h"
-    """Another name of a file: ``target`` is the path of the first one (never itself a hard link)."""
+    """Another name of a file: ``target`` is the path of the first one (no hard link itself)."""
     FIFO = "p"
 
 
@@ -33,7 +33,7 @@ class Entry:
     """One name of a session's tree.
 
     Paths are raw bytes without a leading or trailing slash, below one of two roots, ``workspace``
-    and ``venv``, which are themselves entries (directories). A directory comes before what is in it.
+    and ``venv``, which are entries (directories) themselves. A directory precedes what is in it.
     """
 
     path: bytes
