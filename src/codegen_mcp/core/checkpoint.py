@@ -133,6 +133,8 @@ class CheckpointInfo:
     """Of all files of the session then."""
     size_bytes: int = 0
     """Of the archive."""
+    inflated_bytes: int = 0
+    """Of the archive without its compression."""
     sha256: str = ""
     """Of the archive, hexadecimal."""
     manifest_sha256: str = ""
