@@ -9,24 +9,54 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from codegen_mcp.core.errors import InvalidRequest
 
 PIECE_BYTES = 1024 * 1024
 """Longest piece that a read gives."""
-_KEY = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9._=+@-]+(?:/[A-Za-z0-9._=+@-]+)*")
+SMALL_BYTES = 16 * 1024 * 1024
+"""Most that ``put_bytes`` takes."""
+_SEGMENT = r"[A-Za-z0-9._=+@-]{1,255}"
+_KEY = re.compile(rf"(?!.*(?:^|/)\.{{1,2}}(?:/|$)){_SEGMENT}(?:/{_SEGMENT})*")
 
 
 def check_key(key: str) -> str:
     """Accept a key: up to 512 characters, segments of letters, digits and ``._=+@-``.
 
+    A segment has at most 255 characters (NAME_MAX), and is neither ``.`` nor ``..``.
+
     Raises:
-        InvalidRequest: It is another text; a segment is ``.`` or ``..``.
+        InvalidRequest: It is another text.
     """
     if len(key) > 512 or not _KEY.fullmatch(key):
-        raise InvalidRequest(f"object key {key[:120]!r} is not valid")
+        raise InvalidRequest(
+            f"object key {key[:120]!r} is not valid; use segments of 1 to 255 letters, digits and "
+            "'._=+@-', with '/' between them, 512 characters in all"
+        )
     return key
+
+
+def check_small(data: bytes) -> bytes:
+    """Accept what ``put_bytes`` takes.
+
+    Raises:
+        InvalidRequest: It is longer than SMALL_BYTES.
+    """
+    if len(data) > SMALL_BYTES:
+        raise InvalidRequest(f"{len(data)} bytes at once are too many; use put_file above 16 MiB")
+    return data
+
+
+def check_range(offset: int, length: int | None) -> None:
+    """Accept what ``get`` may be asked for.
+
+    Raises:
+        InvalidRequest: One of them is negative.
+    """
+    if offset < 0 or (length is not None and length < 0):
+        raise InvalidRequest(f"offset {offset} and length {length} must not be negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +78,7 @@ class ObjectStore(Protocol):
     2. ``put`` returns when the object is durable: fsync of file and directory, or the service's
        acknowledgement with its checksum. What was put is what is read, byte for byte.
     3. A store that does not answer is StoreUnavailable, never NotFound.
+    4. A key that is another one's directory (``a`` beside ``a/b``) may be InvalidRequest.
 
     Raises (all): StoreUnavailable, InvalidRequest (a key).
     """
@@ -55,6 +86,17 @@ class ObjectStore(Protocol):
     @property
     def name(self) -> str:
         """``local``, ``s3``, ``memory``."""
+
+    async def __aenter__(self) -> Self:
+        """Open. StoreUnavailable when its place cannot be had."""
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
 
     def url(self, key: str) -> str:
         """Where it lies, for people: ``file:///...``, ``s3://bucket/prefix/key``; no secret."""
