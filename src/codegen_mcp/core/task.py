@@ -78,8 +78,15 @@ class Command:
     """Variables of this run, on top of the session's."""
     stdin: bytes = b""
     """Bytes on standard input, then end of file."""
+    stdin_fd: int | None = None
+    """A descriptor that the run reads instead, for example of a pipe that is written meanwhile.
+    Must be in blocking mode. It stays the caller's, who closes it when the run is over."""
     cwd: str = ""
     """Relative to the workspace; empty is the workspace itself."""
+
+    def __post_init__(self) -> None:
+        if self.stdin and self.stdin_fd is not None:
+            raise ValueError("a command has stdin or stdin_fd, not both")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,7 +103,8 @@ class GuestSandbox:
             cgroup.reset_peak()
         run = self._run = GuestRun(self, command, sink)
         try:
-            with RunRequest(self._payload(command), command.stdin) as request:
+            payload = self._payload(command)
+            with RunRequest(payload, command.stdin, command.stdin_fd) as request:
                 run.number = await self._link.send_run(request.payload, request.fds)
             reply = await run.supervise(request.ends.stdout, request.ends.stderr)
             if reply is None:

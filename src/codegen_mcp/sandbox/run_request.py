@@ -66,16 +66,20 @@ def build_payload(
 
 
 class RunRequest:
-    """A run's descriptors. Leaving it closes those that are sent, and by an exception all."""
+    """A run's descriptors. Leaving it closes those that are sent, and by an exception all.
+
+    A standard input that the caller opened is sent as well, and never closed.
+    """
 
     __slots__ = ("_own", "ends", "fds", "payload")
 
-    def __init__(self, payload: bytes, stdin: bytes) -> None:
+    def __init__(self, payload: bytes, stdin: bytes, stdin_fd: int | None = None) -> None:
         """Open them.
 
         Args:
             payload: Sent as it is, or in a file when it is long.
             stdin: What the run reads; nothing is /dev/null.
+            stdin_fd: Read instead; the caller's.
         """
         self._own: list[int] = []
         self.payload = payload
@@ -91,7 +95,9 @@ class RunRequest:
                 os.set_blocking(read_end, False)
             self.ends = OutputEnds(*read)
             self.fds += self._own
-            self.fds.append(self._memfd(stdin) if stdin else _null())
+            if stdin_fd is None:
+                stdin_fd = self._memfd(stdin) if stdin else _null()
+            self.fds.append(stdin_fd)
             if len(payload) > INLINE_PAYLOAD:
                 self.fds.append(self._memfd(payload))
                 self.payload = b""

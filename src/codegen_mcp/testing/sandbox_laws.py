@@ -24,6 +24,8 @@ LAWS: Sequence[Law] = (
     runs.a_cancelled_run_leaves_nothing,
     runs.a_run_whose_sink_fails_leaves_nothing,
     runs.stdin_is_what_was_given_and_then_ends,
+    runs.stdin_can_be_written_while_the_run_reads_it,
+    runs.a_descriptor_given_as_stdin_stays_its_callers,
     runs.arguments_environment_and_directory_arrive,
     runs.files_and_programs_run,
     runs.each_run_is_a_fresh_process_on_the_same_files,

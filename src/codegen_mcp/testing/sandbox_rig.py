@@ -105,6 +105,7 @@ class Rig:
         args: tuple[str, ...] = (),
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
+        stdin_fd: int | None = None,
         cwd: str = "",
     ) -> Ran:
         """Run to the end."""
@@ -115,6 +116,7 @@ class Rig:
             args=args,
             env=env or {},
             stdin=stdin,
+            stdin_fd=stdin_fd,
             cwd=cwd,
         )
         ran.outcome = await place.sandbox.run(command, ran)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 
-from codegen_mcp.core.errors import WrongState
+from codegen_mcp.core.errors import SandboxUnavailable, WrongState
 from codegen_mcp.core.limits import MIB, RunLimits
 from codegen_mcp.core.task import (
     Argv,
@@ -159,6 +159,59 @@ async def stdin_is_what_was_given_and_then_ends(rig: Rig) -> None:
 
     assert ran.stdout.decode().strip() == hashlib.sha256(data).hexdigest()
     assert (await rig.run(place, "import sys; print(repr(sys.stdin.read()))")).stdout == b"''\n"
+
+
+async def stdin_can_be_written_while_the_run_reads_it(rig: Rig) -> None:
+    """A pipe: what is written arrives at once, and its end is the end of file."""
+    place = await rig.place()
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    ran = Ran()
+    code = """
+import os
+while data := os.read(0, 65536):
+    print(len(data), flush=True)
+print("end", flush=True)
+"""
+    try:
+        running = asyncio.ensure_future(rig.run(place, code, ran=ran, stdin_fd=read_end))
+        try:
+            for count in (1, 1000, 7):
+                ran.printed.clear()
+                os.write(write_end, bytes(count))
+                await asyncio.wait_for(ran.printed.wait(), WITHIN_S)
+        finally:
+            os.close(write_end)
+            await running
+    finally:
+        os.close(read_end)
+    assert ran.stdout.split() == [b"1", b"1000", b"7", b"end"]
+    assert ran.end.ended_by is EndedBy.EXIT
+
+
+async def a_descriptor_given_as_stdin_stays_its_callers(rig: Rig) -> None:
+    """It is open afterwards, also when the run read a part, was killed or never began."""
+    place = await rig.place()
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.write(write_end, b"one two")
+        ran = await rig.run(place, "import os; print(os.read(0, 3))", stdin_fd=read_end)
+        assert ran.stdout == b"b'one'\n"
+        limits = RunLimits(timeout_s=0.3, output_bytes=MIB)
+        code = "import os; os.read(0, 2); os.read(0, 2); os.read(0, 100)"
+        ran = await rig.run(place, code, limits=limits, stdin_fd=read_end)
+        assert ran.end.ended_by is EndedBy.TIMEOUT
+        await place.sandbox.aclose()
+        try:
+            await rig.run(place, "pass", stdin_fd=read_end)
+        except SandboxUnavailable:
+            pass
+        else:
+            raise AssertionError("a closed sandbox ran something")
+        os.write(write_end, b"rest")
+        assert os.read(read_end, 100) == b"rest", "no other reader is left"
+    finally:
+        os.close(read_end)
+        os.close(write_end)
 
 
 async def arguments_environment_and_directory_arrive(rig: Rig) -> None:

@@ -111,7 +111,7 @@ class LocalToolContext:
         started = time.monotonic()
         process = await asyncio.create_subprocess_exec(
             *_argv(command),
-            stdin=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE if command.stdin_fd is None else command.stdin_fd,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=self._root / command.cwd,
@@ -119,7 +119,8 @@ class LocalToolContext:
             start_new_session=True,
         )
         ended_by = EndedBy.EXIT
-        output = asyncio.ensure_future(process.communicate(command.stdin))
+        stdin = command.stdin if command.stdin_fd is None else None
+        output = asyncio.ensure_future(process.communicate(stdin))
         try:
             done, _ = await asyncio.wait([output], timeout=command.limits.timeout_s)
             if not done:
