@@ -10,6 +10,7 @@ import structlog
 
 from codegen_mcp.core.clock import Clock
 from codegen_mcp.core.errors import WorkerError
+from codegen_mcp.engine.file_gate import FileGate
 
 log = structlog.get_logger()
 
@@ -30,6 +31,8 @@ class Activity:
         self._unused.set()
         self._closed: WorkerError | None = None
         self._cut = False
+        self.files = FileGate()
+        """File calls that change something pass it."""
         self._last = clock.monotonic()
         self.last_ms = clock.unix_ms() if last_ms is None else last_ms
         """Unix milliseconds of the last use."""

@@ -86,6 +86,18 @@ class Line:
         self._waiting.append(turn)
         return Place(self, turn)
 
+    def hold(self) -> Place | None:
+        """Take every turn there is, if none is taken; None when one is. ``leave`` gives it back.
+
+        For a line of capacity 1: what comes meanwhile waits.
+        """
+        if self._closed is not None:
+            raise self._closed
+        if self._running or self._capacity != 1:
+            return None
+        self._running += 1
+        return Place(self, None)
+
     def close(self, error: WorkerError) -> None:
         """Turn everybody away who waits, and all who come; runs under way go on."""
         self._closed = error

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.core.session import SessionState, check_transition
 from codegen_mcp.engine.activity import Activity, Cancel
 from codegen_mcp.engine.base import SessionView
+from codegen_mcp.engine.pause import Pause, checkpoint_under_way
 from codegen_mcp.engine.ports import OpenWorkspace
 from codegen_mcp.engine.record_keeper import RecordKeeper
 from codegen_mcp.engine.run_line import Line, RunSlot
@@ -76,6 +77,9 @@ class Session:
         self._raw_workspace = workspace
         self._workspace = TrackedWorkspace(workspace, self._activity)
         self._line = Line(1, services.waiting_limit, f"session {record.session_id!r}")
+        self._pause = Pause(
+            record.session_id, self._line, self._activity.files, lambda: self._slot.sandbox
+        )
         self._recent: deque[str] = deque(record.recent_tasks, maxlen=RECENT_TASKS)
         self._meter = UsageMeter(services.clock)
         self._booting: asyncio.Task[None] | None = None
@@ -224,6 +228,33 @@ class Session:
         """
         self.check_open()
         return RunSlot(self._line, self._services.runs)
+
+    def still(self, *, freeze: bool) -> AbstractAsyncContextManager[str]:
+        """Nothing of this session runs or changes files inside (``Pause.still``)."""
+        self.check_open()
+        return self._pause.still(freeze=freeze)
+
+    @contextmanager
+    def checkpointing(self) -> Iterator[None]:
+        """Be CHECKPOINTING inside, where the state allows it; what it was counts afterwards.
+
+        Raises:
+            WrongState: A checkpoint of it is being made already.
+            NotFound: The session is being destroyed.
+        """
+        self.check_open()
+        before = self.state
+        if before is SessionState.CHECKPOINTING:
+            raise checkpoint_under_way(self.session_id)
+        if before in (SessionState.READY, SessionState.BUSY, SessionState.IDLE):
+            self._move(SessionState.CHECKPOINTING)
+        try:
+            yield
+        finally:
+            if self._state is SessionState.CHECKPOINTING:
+                fresh = before is SessionState.READY and not self._recent
+                rest = SessionState.READY if fresh else SessionState.IDLE
+                self._move(SessionState.BUSY if self._activity.active else rest)
 
     async def sandbox(self) -> Sandbox:
         """Return a live sandbox; boots a new one, files kept, when the last one was lost.

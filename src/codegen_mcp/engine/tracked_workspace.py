@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from codegen_mcp.engine.activity import Activity
 from codegen_mcp.tools.base import FileStat, Workspace
@@ -25,7 +26,8 @@ class TrackedWorkspace:
     ) -> tuple[int, str]:
         """Pass on."""
         with self._activity.use():
-            return await self._inner.write(path, data, create_dirs=create_dirs, mode=mode)
+            async with self._activity.files.change():
+                return await self._inner.write(path, data, create_dirs=create_dirs, mode=mode)
 
     async def sha256(self, path: str | bytes) -> tuple[int, str]:
         """Pass on."""
@@ -47,17 +49,20 @@ class TrackedWorkspace:
     async def delete(self, path: str | bytes, *, recursive: bool) -> int:
         """Pass on."""
         with self._activity.use():
-            return await self._inner.delete(path, recursive=recursive)
+            async with self._activity.files.change():
+                return await self._inner.delete(path, recursive=recursive)
 
     async def move(self, source: str | bytes, target: str | bytes, *, overwrite: bool) -> None:
         """Pass on."""
         with self._activity.use():
-            await self._inner.move(source, target, overwrite=overwrite)
+            async with self._activity.files.change():
+                await self._inner.move(source, target, overwrite=overwrite)
 
     async def make_dir(self, path: str | bytes) -> None:
         """Pass on."""
         with self._activity.use():
-            await self._inner.make_dir(path)
+            async with self._activity.files.change():
+                await self._inner.make_dir(path)
 
     async def read_chunks(self, path: str | bytes, chunk_bytes: int) -> AsyncIterator[bytes]:
         """Pass on; in use until the last chunk is taken."""
@@ -77,14 +82,26 @@ class TrackedWorkspace:
     ) -> tuple[int, str]:
         """Pass on; in use until the last chunk came."""
         with self._activity.use():
-            return await self._inner.write_chunks(
-                path,
-                self._until_cut(chunks),
-                create_dirs=create_dirs,
-                mode=mode,
-                expected_size=expected_size,
-                expected_sha256=expected_sha256,
-            )
+            async with AsyncExitStack() as stack:
+                # Nothing can be seen of the file before its last chunk.
+                return await self._inner.write_chunks(
+                    path,
+                    self._then(self._until_cut(chunks), stack, self._activity.files.change()),
+                    create_dirs=create_dirs,
+                    mode=mode,
+                    expected_size=expected_size,
+                    expected_sha256=expected_sha256,
+                )
+
+    async def _then(
+        self,
+        chunks: AsyncIterator[bytes],
+        stack: AsyncExitStack,
+        entered: AbstractAsyncContextManager[None],
+    ) -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            yield chunk
+        await stack.enter_async_context(entered)
 
     async def _until_cut(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for chunk in chunks:

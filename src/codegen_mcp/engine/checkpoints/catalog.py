@@ -6,6 +6,7 @@ checkpoints that need its archive.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
@@ -123,10 +124,8 @@ class Catalog:
 
     async def hide(self, checkpoint_id: CheckpointId) -> None:
         """Delete, as far as anybody can see; idempotent."""
-        try:
+        with contextlib.suppress(AlreadyExists):
             await self.store.put_bytes(checkpoint_id.key + TOMBSTONE, b"")
-        except AlreadyExists:
-            pass
         self._known.pop(checkpoint_id, None)
 
     async def remove(self, checkpoint_id: CheckpointId, suffixes: Collection[str]) -> None:
@@ -177,7 +176,7 @@ def check_digest(data: bytes, expected: str, checkpoint_id: CheckpointId, what: 
     """
     if hashlib.sha256(data).hexdigest() != expected:
         raise Corrupt(
-            f"the {what} of checkpoint {str(checkpoint_id)!r} is damaged (its sha256 is not the one "
+            f"the {what} of checkpoint {str(checkpoint_id)!r} is damaged (another sha256 than "
             "recorded); use another checkpoint of the session",
             reason="CHECKPOINT_DAMAGED",
         )

@@ -1,6 +1,6 @@
 """The metadata object of a checkpoint: CheckpointInfo as JSON. Older formats are always read.
 
-Format 1 is a JSON object: ``format``, ``checkpoint`` (the id), and the other fields of CheckpointInfo
+Format 1 is a JSON object: ``format``, ``checkpoint`` (the id), the other fields of CheckpointInfo
 by name; ``limits`` is an object by limit name (a limit that is missing has its default).
 """
 
@@ -53,8 +53,8 @@ def decode_info(data: bytes, expected: CheckpointId) -> CheckpointInfo:
             raise TypeError(f"format {found!r}")
         if found > FORMAT:
             raise WrongState(
-                f"checkpoint {str(expected)!r} has format {found}, which is newer than the {FORMAT} "
-                "that this version knows; use the version that wrote it, or a newer one",
+                f"checkpoint {str(expected)!r} has format {found}, newer than the {FORMAT} that "
+                "this version knows; use the version that wrote it, or a newer one",
                 reason="FORMAT_TOO_NEW",
             )
         if parse_checkpoint_id(content.pop("checkpoint")) != expected:

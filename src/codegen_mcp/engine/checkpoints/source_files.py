@@ -1,0 +1,106 @@
+"""Opening and reading files of a session that may change under the reader; for threads."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from codegen_mcp.sandbox.openat2 import DIRECTORY, NO_LINKS, open_beneath
+
+PIECE_BYTES = 1024 * 1024
+_PATH_MAX = 4000
+"""Below the kernel's 4096, with room for a name."""
+Read = Callable[[int], bytes]
+Segments = Sequence[tuple[int, int]]
+"""(offset, length) of each stretch of data; holes lie between."""
+
+
+def open_entry(root_fd: int, path: bytes, flags: int) -> int:
+    """Open a name below a volume's root; no link is followed on the way, nor at its end.
+
+    Raises:
+        OSError: As open(2); ELOOP for a link.
+    """
+    held = -1
+    try:
+        while len(path) > _PATH_MAX:
+            cut = path.rindex(b"/", 0, _PATH_MAX)
+            below = open_beneath(
+                root_fd if held < 0 else held, path[:cut], DIRECTORY, resolve=NO_LINKS
+            )
+            if held >= 0:
+                os.close(held)
+            held, path = below, path[cut + 1 :]
+        return open_beneath(root_fd if held < 0 else held, path, flags, resolve=NO_LINKS)
+    finally:
+        if held >= 0:
+            os.close(held)
+
+
+@contextmanager
+def regular_file(root_fd: int, path: bytes, ino: int) -> Iterator[tuple[int, os.stat_result]]:
+    """Open a regular file that was seen with this inode.
+
+    Raises:
+        FileNotFoundError: It is gone, or something else has its name now.
+    """
+    try:
+        fd = open_entry(root_fd, path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EXDEV):
+            raise FileNotFoundError(error.errno, os.strerror(error.errno), path) from None
+        raise
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_ino != ino:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        yield fd, found
+    finally:
+        os.close(fd)
+
+
+def data_segments(fd: int, found: os.stat_result) -> Segments:
+    """Return where data lies, if the file has holes worth keeping; empty when it has none.
+
+    lseek(2), SEEK_DATA and SEEK_HOLE.
+    """
+    size = found.st_size
+    if size < 4096 or found.st_blocks * 512 + 4096 > size:
+        return ()
+    segments: list[tuple[int, int]] = []
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        segments.append((start, at - start))
+    os.lseek(fd, 0, os.SEEK_SET)
+    if not segments:
+        return ((0, 0),) if size else ()
+    return () if segments == [(0, size)] else tuple(segments)
+
+
+def reader(fd: int) -> Read:
+    """Read on from the descriptor's place."""
+    return lambda count: os.read(fd, count)
+
+
+def hash_whole(fd: int, size: int) -> tuple[int, bytes]:
+    """(bytes read, sha256) of a file from its beginning, at most one byte more than ``size``."""
+    digest = hashlib.sha256()
+    done = 0
+    while done <= size:
+        data = os.pread(fd, min(PIECE_BYTES, size + 1 - done), done)
+        if not data:
+            break
+        digest.update(data)
+        done += len(data)
+    return done, digest.digest()

@@ -1,0 +1,166 @@
+"""The names of a session's tree as last seen, by path; hard links grouped by inode."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Collection, Generator, Iterator
+
+from codegen_mcp.core.checkpoint import EntryKind
+from codegen_mcp.engine.checkpoints.scan import FirstNames, Seen, scan
+from codegen_mcp.engine.checkpoints.source_files import open_entry
+
+_FILES = (EntryKind.FILE, EntryKind.HARDLINK)
+_KINDS = {
+    stat.S_IFREG: EntryKind.FILE,
+    stat.S_IFDIR: EntryKind.DIRECTORY,
+    stat.S_IFLNK: EntryKind.SYMLINK,
+    stat.S_IFIFO: EntryKind.FIFO,
+}
+
+
+def order(path: bytes) -> bytes:
+    """Sort key: a directory directly before what is in it."""
+    return path.replace(b"/", b"\0")
+
+
+class TreeTable:
+    """What is done while a session stands still costs what was touched, not what there is."""
+
+    def __init__(self) -> None:
+        self.names: dict[bytes, Seen] = {}
+        """May hold what lay below a directory that is gone, until ``prune``."""
+        self.skipped: list[bytes] = []
+        """Sockets and devices."""
+        self._linked: set[bytes] = set()
+        self._paths: dict[int, bytes] = {}
+
+    def add(self, seen: Seen) -> None:
+        """Note a name."""
+        if seen.kind is None:
+            self.skipped.append(seen.path)
+            return
+        self.names[seen.path] = seen
+        if seen.kind in _FILES:
+            self._paths[seen.ino] = seen.path
+            if seen.nlink > 1:
+                self._linked.add(seen.path)
+
+    def remove(self, path: bytes) -> None:
+        """Forget a name."""
+        self.names.pop(path, None)
+        self._linked.discard(path)
+
+    def refresh(self, root_fd: int, touched: Collection[bytes]) -> set[bytes]:
+        """Look again at the given names, and at all that is below directories that are new.
+
+        Returns the files among what was looked at, and every file that has or had several names.
+        """
+        fresh: set[bytes] = set()
+        for path in sorted(touched, key=order):
+            now, known = _look(root_fd, path), self.names.get(path)
+            same = known is not None and now is not None and known.ino == now.ino
+            if same and now is not None and now.kind is EntryKind.DIRECTORY:
+                self.names[path] = now
+                continue
+            if known is not None and known.kind is EntryKind.DIRECTORY and now is not None:
+                self._purge(path)
+            self.remove(path)
+            if now is None or not self._has_parent(path):
+                continue
+            found = walk(root_fd, path) if now.kind is EntryKind.DIRECTORY else (now,)
+            for seen in found:
+                self.add(seen)
+                if seen.kind in _FILES:
+                    fresh.add(seen.path)
+        return fresh | self._linked
+
+    def prune(self) -> None:
+        """Forget what lies below something that is no directory of the tree."""
+        for path in sorted(self.names, key=order):
+            if not self._has_parent(path):
+                self.remove(path)
+
+    def path_of(self, ino: int) -> bytes | None:
+        """A name of the file with this inode."""
+        return self._paths.get(ino)
+
+    def groups(self) -> dict[bytes, bytes]:
+        """Path of each further name of a file to its first name."""
+        found: dict[bytes, bytes] = {}
+        first: dict[int, bytes] = {}
+        for path in sorted(self._linked, key=order):
+            leader = first.setdefault(self.names[path].ino, path)
+            if leader != path:
+                found[path] = leader
+        return found
+
+    def is_file(self, path: bytes) -> bool:
+        """Whether it is a name of a regular file."""
+        seen = self.names.get(path)
+        return seen is not None and seen.kind in _FILES
+
+    def ordered(self) -> Iterator[tuple[bytes, Seen, bytes | None]]:
+        """(path, what was seen, the first name if this is a further one), directories first.
+
+        A further name always comes after its first one: both are in the same order.
+        """
+        groups = self.groups()
+        for path in sorted(self.names, key=order):
+            yield path, _as_file(self.names[path]), groups.get(path)
+
+    def _has_parent(self, path: bytes) -> bool:
+        parent, slash, _ = path.rpartition(b"/")
+        above = self.names.get(parent)
+        return not slash or (above is not None and above.kind is EntryKind.DIRECTORY)
+
+    def _purge(self, path: bytes) -> None:
+        """Forget what lay below a directory in whose place there is another thing now."""
+        below = path + b"/"
+        for name in [name for name in self.names if name.startswith(below)]:
+            self.remove(name)
+
+
+def walk(
+    root_fd: int, path: bytes, first_names: FirstNames | None = None
+) -> Generator[Seen, None, None]:
+    """Scan a directory of the tree, which begins at a volume's root. OSError when it is none."""
+    fd = open_entry(root_fd, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield from scan(fd, path, first_names=first_names)
+    finally:
+        os.close(fd)
+
+
+def _as_file(seen: Seen) -> Seen:
+    if seen.kind is EntryKind.HARDLINK:
+        return seen._replace(kind=EntryKind.FILE, target=b"")
+    return seen
+
+
+def _look(root_fd: int, path: bytes) -> Seen | None:
+    """Look at one name; None when there is nothing."""
+    try:
+        fd = open_entry(root_fd, path, os.O_PATH | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+    try:
+        found = os.fstat(fd)
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+        return Seen(
+            path,
+            kind,
+            found.st_mode & 0o7777,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+            found.st_size,
+            found.st_ino,
+            found.st_nlink,
+            found.st_blocks,
+            os.readlink(b"", dir_fd=fd) if kind is EntryKind.SYMLINK else b"",
+        )
+    finally:
+        os.close(fd)

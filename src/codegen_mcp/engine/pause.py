@@ -1,0 +1,86 @@
+"""Moments in which a session stands still: for checkpoints and forks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from codegen_mcp.core.errors import WrongState
+from codegen_mcp.engine.file_gate import FileGate
+from codegen_mcp.engine.run_line import Line
+from codegen_mcp.sandbox.base import Sandbox
+
+
+class Pause:
+    """Stops what changes one session's files."""
+
+    def __init__(
+        self, session_id: str, line: Line, files: FileGate, sandbox: Callable[[], Sandbox | None]
+    ) -> None:
+        self._session_id = session_id
+        self._line = line
+        self._files = files
+        self._sandbox = sandbox
+
+    @asynccontextmanager
+    async def still(self, *, freeze: bool) -> AsyncIterator[str]:
+        """Nothing of the session runs or changes files inside; tasks and calls wait.
+
+        Args:
+            freeze: Freeze a run that is under way; else the session must be at rest.
+
+        Yields how: ``idle`` (nothing ran), ``frozen`` (by the control group) or ``stopped`` (by
+        signals: not at one moment).
+
+        Raises:
+            WrongState: A run is under way and may not or cannot be frozen.
+        """
+        async with self._files.hold():
+            place = self._line.hold()
+            if place is not None:
+                try:
+                    yield "idle"
+                finally:
+                    place.leave()
+                return
+            sandbox = self._sandbox()
+            if not freeze or sandbox is None:
+                raise busy(self._session_id)
+            async with frozen(sandbox) as how:
+                yield how
+
+
+@asynccontextmanager
+async def frozen(sandbox: Sandbox) -> AsyncIterator[str]:
+    """Freeze a sandbox inside; yields ``frozen`` or ``stopped`` (by signals, not at one moment).
+
+    Raises:
+        WrongState: It cannot be stopped at all.
+    """
+    try:
+        report = await sandbox.freeze()
+        if not report.frozen and report.how != "stopped":
+            raise WrongState(
+                "the processes of the session could not be stopped for a consistent checkpoint; "
+                "take it when no task runs",
+                reason="NOT_FROZEN",
+            )
+        yield "frozen" if report.how == "cgroup" else "stopped"
+    finally:
+        await sandbox.thaw()
+
+
+def busy(session_id: str) -> WrongState:
+    """The answer where a session must be at rest and is not."""
+    return WrongState(
+        f"session {session_id!r} runs code; wait for its tasks to end, or cancel them",
+        reason="SESSION_BUSY",
+    )
+
+
+def checkpoint_under_way(session_id: str) -> WrongState:
+    """The answer to a second checkpoint while the first is being made."""
+    return WrongState(
+        f"a checkpoint of session {session_id!r} is being made; wait for its end",
+        reason="CHECKPOINT_UNDER_WAY",
+    )
