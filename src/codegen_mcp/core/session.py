@@ -77,6 +77,17 @@ def check_transition(current: SessionState, to: SessionState) -> None:
         raise WrongState(f"a session that is {current} cannot become {to}")
 
 
+class Durability(StrEnum):
+    """When a session is saved without being asked."""
+
+    INTERVAL = "interval"
+    """At times, while it is changed (``checkpoint_interval_s``)."""
+    TURN = "turn"
+    """Also each time it has become idle."""
+    SYNC = "sync"
+    """A task's result is told only once what it did is saved."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionConfig:
     """What a caller asks for when it creates a session."""
@@ -90,4 +101,9 @@ class SessionConfig:
     """None is the worker's default limits (``Sessions.default_limits``)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     idle_timeout_s: float | None = None
+    """None is the worker's default."""
+    auto_restore: bool = False
+    """Restore it from its last checkpoint when its files are lost, instead of ending it."""
+    durability: Durability = Durability.INTERVAL
+    checkpoint_interval_s: float | None = None
     """None is the worker's default."""

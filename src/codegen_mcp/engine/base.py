@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from codegen_mcp.core.limits import ResourceLimits, Usage
-from codegen_mcp.core.session import SessionConfig, SessionState
+from codegen_mcp.core.session import Durability, SessionConfig, SessionState
 from codegen_mcp.core.task import EndedBy, Stream, TaskStatus
 from codegen_mcp.tools.base import ToolModel, ToolSpec, Workspace
 
@@ -40,6 +40,14 @@ class SessionView:
     language: str
     note: str = ""
     """What last happened to its sandbox (lost, adopted), for people; empty when nothing did."""
+    auto_restore: bool = False
+    durability: Durability = Durability.INTERVAL
+    checkpoint_interval_s: float = 0.0
+    """0 where nothing is saved at intervals."""
+    restored_from: str = ""
+    """Id of the checkpoint that its files came from; empty when they came from none."""
+    lost: str = ""
+    """What that restore could not bring back, for people; empty when nothing was lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

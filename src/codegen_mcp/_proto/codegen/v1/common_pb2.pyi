@@ -62,6 +62,34 @@ SESSION_STATE_FAILED: SessionState.ValueType  # 7
 """Its sandbox is gone; the files are kept and the next task boots a new one."""
 Global___SessionState: _TypeAlias = SessionState  # noqa: Y015
 
+class _Durability:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DurabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Durability.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DURABILITY_UNSPECIFIED: _Durability.ValueType  # 0
+    """As INTERVAL."""
+    DURABILITY_INTERVAL: _Durability.ValueType  # 1
+    """At times, while it is changed."""
+    DURABILITY_TURN: _Durability.ValueType  # 2
+    """Also each time it has become idle."""
+    DURABILITY_SYNC: _Durability.ValueType  # 3
+    """A task's result is told only once what it did is saved."""
+
+class Durability(_Durability, metaclass=_DurabilityEnumTypeWrapper):
+    """When a session is saved without being asked."""
+
+DURABILITY_UNSPECIFIED: Durability.ValueType  # 0
+"""As INTERVAL."""
+DURABILITY_INTERVAL: Durability.ValueType  # 1
+"""At times, while it is changed."""
+DURABILITY_TURN: Durability.ValueType  # 2
+"""Also each time it has become idle."""
+DURABILITY_SYNC: Durability.ValueType  # 3
+"""A task's result is told only once what it did is saved."""
+Global___Durability: _TypeAlias = Durability  # noqa: Y015
+
 class _EndedBy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015

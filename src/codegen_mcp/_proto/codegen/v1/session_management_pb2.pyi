@@ -105,11 +105,19 @@ class SessionConfig(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     BASE_IMAGE_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    AUTO_RESTORE_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
     language: _builtins.str
     """"python", "python3.12"; empty is the worker's default."""
     base_image: _builtins.str
     """Not honoured: a request that sets it is refused."""
     idle_timeout_seconds: _builtins.int
+    """Not set: the worker's default. 0 is INVALID_ARGUMENT."""
+    auto_restore: _builtins.bool
+    """Restore it from its last checkpoint when its files are lost, instead of ending it."""
+    durability: _common_pb2.Durability.ValueType
+    checkpoint_interval_seconds: _builtins.int
     """Not set: the worker's default. 0 is INVALID_ARGUMENT."""
     @_builtins.property
     def env_vars(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -130,13 +138,21 @@ class SessionConfig(_message.Message):
         limits: _common_pb2.ResourceLimits | None = ...,
         base_image: _builtins.str = ...,
         idle_timeout_seconds: _builtins.int | None = ...,
+        auto_restore: _builtins.bool = ...,
+        durability: _common_pb2.Durability.ValueType = ...,
+        checkpoint_interval_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_idle_timeout_seconds", b"_idle_timeout_seconds", "idle_timeout_seconds", b"idle_timeout_seconds", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_idle_timeout_seconds", b"_idle_timeout_seconds", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "idle_timeout_seconds", b"idle_timeout_seconds", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idle_timeout_seconds", b"_idle_timeout_seconds", "base_image", b"base_image", "env_vars", b"env_vars", "idle_timeout_seconds", b"idle_timeout_seconds", "language", b"language", "limits", b"limits", "required_tools", b"required_tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_idle_timeout_seconds", b"_idle_timeout_seconds", "auto_restore", b"auto_restore", "base_image", b"base_image", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "durability", b"durability", "env_vars", b"env_vars", "idle_timeout_seconds", b"idle_timeout_seconds", "language", b"language", "limits", b"limits", "required_tools", b"required_tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["checkpoint_interval_seconds"]  # noqa: Y015
+    _WhichOneofArgType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds"]  # noqa: Y015
     _WhichOneofReturnType__idle_timeout_seconds: _TypeAlias = _typing.Literal["idle_timeout_seconds"]  # noqa: Y015
     _WhichOneofArgType__idle_timeout_seconds: _TypeAlias = _typing.Literal["_idle_timeout_seconds", b"_idle_timeout_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_interval_seconds) -> _WhichOneofReturnType__checkpoint_interval_seconds | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__idle_timeout_seconds) -> _WhichOneofReturnType__idle_timeout_seconds | None: ...
 
 Global___SessionConfig: _TypeAlias = SessionConfig  # noqa: Y015
@@ -246,7 +262,7 @@ class DestroySessionRequest(_message.Message):
     force: _builtins.bool
     """False: waits for its tasks up to the worker's grace, then cancels them. True: ends it at once."""
     save_checkpoint: _builtins.bool
-    """UNIMPLEMENTED when true."""
+    """Ended only once its checkpoint is durable; when that fails, so does this, and it lives on."""
     def __init__(
         self,
         *,
@@ -271,8 +287,11 @@ class DestroySessionResponse(_message.Message):
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     destroyed: _builtins.bool
     checkpoint_id: _builtins.str
+    """Of the checkpoint that save_checkpoint asked for; else empty."""
     @_builtins.property
-    def artifacts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def artifacts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids, newest first, at most 1,000."""
+
     def __init__(
         self,
         *,
@@ -297,8 +316,9 @@ class CheckpointRequest(_message.Message):
     INCREMENTAL_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     checkpoint_name: _builtins.str
+    """For people: up to 128 letters, digits, '.', '_', '-' and spaces; may be empty."""
     incremental: _builtins.bool
-    """Only what changed since the last one."""
+    """Only what changed since the last one; a full one where there is none to build on."""
     def __init__(
         self,
         *,
@@ -324,6 +344,7 @@ class CheckpointResponse(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     checkpoint_id: _builtins.str
     size_bytes: _builtins.int
+    """Of the archive."""
     storage_url: _builtins.str
     @_builtins.property
     def metadata(self) -> Global___CheckpointMetadata: ...
@@ -367,6 +388,26 @@ class CheckpointMetadata(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SessionMetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SESSION_ID_FIELD_NUMBER: _builtins.int
     WORKSPACE_ID_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
@@ -374,17 +415,87 @@ class CheckpointMetadata(_message.Message):
     INSTALLED_PACKAGES_FIELD_NUMBER: _builtins.int
     MODIFIED_FILES_FIELD_NUMBER: _builtins.int
     CHECKSUM_SHA256_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_NAME_FIELD_NUMBER: _builtins.int
+    PARENT_CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    CHAIN_CHECKPOINT_IDS_FIELD_NUMBER: _builtins.int
+    INTERPRETER_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    ENTRY_COUNT_FIELD_NUMBER: _builtins.int
+    MODIFIED_COUNT_FIELD_NUMBER: _builtins.int
+    FREEZE_MS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    TRIGGER_FIELD_NUMBER: _builtins.int
+    STORAGE_URL_FIELD_NUMBER: _builtins.int
+    SESSION_METADATA_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    AUTO_RESTORE_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
+    JOURNAL_SHA256_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     workspace_id: _builtins.str
     created_at_ms: _builtins.int
     checksum_sha256: _builtins.str
     """Of the archive, as lower-case hex."""
+    checkpoint_id: _builtins.str
+    checkpoint_name: _builtins.str
+    parent_checkpoint_id: _builtins.str
+    """That this one builds on; empty for a full one."""
+    interpreter: _builtins.str
+    """For example "python3.11"."""
+    size_bytes: _builtins.int
+    """Of the archive."""
+    total_bytes: _builtins.int
+    """Of all files of the session then."""
+    entry_count: _builtins.int
+    """Names in its manifest."""
+    modified_count: _builtins.int
+    freeze_ms: _builtins.float
+    """How long the session's processes stood still; 0 when nothing ran."""
+    consistency: _builtins.str
+    """"frozen" (by the control group), "stopped" (by signals, not atomic) or "idle" (nothing ran)."""
+    trigger: _builtins.str
+    """"request", "destroy", "idle", "drain", "interval", "turn" or "sync"."""
+    storage_url: _builtins.str
+    user_id: _builtins.str
+    durability: _common_pb2.Durability.ValueType
+    auto_restore: _builtins.bool
+    idle_timeout_seconds: _builtins.float
+    last_sequence: _builtins.int
+    """Of the session's tasks then."""
+    manifest_sha256: _builtins.str
+    """Of the manifest, as lower-case hex."""
+    journal_sha256: _builtins.str
+    """Of the records of finished tasks, as lower-case hex; empty when there are none."""
     @_builtins.property
-    def env_vars(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def env_vars(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As the session was made with."""
+
     @_builtins.property
-    def installed_packages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def installed_packages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"name==version", sorted; as many as fit into 512 KiB."""
+
     @_builtins.property
-    def modified_files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def modified_files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Changed or removed since its parent (or since the session began), below the workspace; at most
+        1,000, and as many as fit into 512 KiB. modified_count counts them all.
+        """
+
+    @_builtins.property
+    def chain_checkpoint_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those whose archives a restore reads, oldest first, itself last."""
+
+    @_builtins.property
+    def limits(self) -> _common_pb2.ResourceLimits: ...
+    @_builtins.property
+    def session_metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The session's own then."""
+
     def __init__(
         self,
         *,
@@ -395,10 +506,32 @@ class CheckpointMetadata(_message.Message):
         installed_packages: _abc.Iterable[_builtins.str] | None = ...,
         modified_files: _abc.Iterable[_builtins.str] | None = ...,
         checksum_sha256: _builtins.str = ...,
+        checkpoint_id: _builtins.str = ...,
+        checkpoint_name: _builtins.str = ...,
+        parent_checkpoint_id: _builtins.str = ...,
+        chain_checkpoint_ids: _abc.Iterable[_builtins.str] | None = ...,
+        interpreter: _builtins.str = ...,
+        limits: _common_pb2.ResourceLimits | None = ...,
+        size_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        entry_count: _builtins.int = ...,
+        modified_count: _builtins.int = ...,
+        freeze_ms: _builtins.float = ...,
+        consistency: _builtins.str = ...,
+        trigger: _builtins.str = ...,
+        storage_url: _builtins.str = ...,
+        session_metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        user_id: _builtins.str = ...,
+        durability: _common_pb2.Durability.ValueType = ...,
+        auto_restore: _builtins.bool = ...,
+        idle_timeout_seconds: _builtins.float = ...,
+        last_sequence: _builtins.int = ...,
+        manifest_sha256: _builtins.str = ...,
+        journal_sha256: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum_sha256", b"checksum_sha256", "created_at_ms", b"created_at_ms", "env_vars", b"env_vars", "installed_packages", b"installed_packages", "modified_files", b"modified_files", "session_id", b"session_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_restore", b"auto_restore", "chain_checkpoint_ids", b"chain_checkpoint_ids", "checkpoint_id", b"checkpoint_id", "checkpoint_name", b"checkpoint_name", "checksum_sha256", b"checksum_sha256", "consistency", b"consistency", "created_at_ms", b"created_at_ms", "durability", b"durability", "entry_count", b"entry_count", "env_vars", b"env_vars", "freeze_ms", b"freeze_ms", "idle_timeout_seconds", b"idle_timeout_seconds", "installed_packages", b"installed_packages", "interpreter", b"interpreter", "journal_sha256", b"journal_sha256", "last_sequence", b"last_sequence", "limits", b"limits", "manifest_sha256", b"manifest_sha256", "modified_count", b"modified_count", "modified_files", b"modified_files", "parent_checkpoint_id", b"parent_checkpoint_id", "session_id", b"session_id", "session_metadata", b"session_metadata", "size_bytes", b"size_bytes", "storage_url", b"storage_url", "total_bytes", b"total_bytes", "trigger", b"trigger", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,8 +546,9 @@ class RestoreRequest(_message.Message):
     CREATE_NEW_SESSION_FIELD_NUMBER: _builtins.int
     checkpoint_id: _builtins.str
     worker_id: _builtins.str
+    """Empty, or this worker's own id."""
     create_new_session: _builtins.bool
-    """False: into the session that the checkpoint is of."""
+    """False: into the session that the checkpoint is of, alive or gone."""
     def __init__(
         self,
         *,
@@ -438,9 +572,12 @@ class RestoreResponse(_message.Message):
     WORKER_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CHECKPOINT_METADATA_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     worker_id: _builtins.str
     state: _common_pb2.SessionState.ValueType
+    lost: _builtins.str
+    """What the session had done since the checkpoint, for people; empty when nothing was lost."""
     @_builtins.property
     def checkpoint_metadata(self) -> Global___CheckpointMetadata: ...
     def __init__(
@@ -450,10 +587,11 @@ class RestoreResponse(_message.Message):
         worker_id: _builtins.str = ...,
         state: _common_pb2.SessionState.ValueType = ...,
         checkpoint_metadata: Global___CheckpointMetadata | None = ...,
+        lost: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_metadata", b"checkpoint_metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_metadata", b"checkpoint_metadata", "session_id", b"session_id", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_metadata", b"checkpoint_metadata", "lost", b"lost", "session_id", b"session_id", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,10 +626,25 @@ class SessionStatusResponse(_message.Message):
     INFO_FIELD_NUMBER: _builtins.int
     RECENT_TASKS_FIELD_NUMBER: _builtins.int
     LAST_CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    RESTORED_FROM_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    AUTO_RESTORE_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     worker_id: _builtins.str
     state: _common_pb2.SessionState.ValueType
     last_checkpoint_id: _builtins.str
+    """The newest one; empty when there is none."""
+    restored_from: _builtins.str
+    """Id of the checkpoint that its files came from; empty when they came from none."""
+    lost: _builtins.str
+    """What that restore could not bring back, for people; empty when nothing was lost."""
+    auto_restore: _builtins.bool
+    """As they hold."""
+    durability: _common_pb2.Durability.ValueType
+    checkpoint_interval_seconds: _builtins.float
+    """0 where nothing is saved at intervals."""
     @_builtins.property
     def info(self) -> _common_pb2.SessionInfo: ...
     @_builtins.property
@@ -507,10 +660,15 @@ class SessionStatusResponse(_message.Message):
         info: _common_pb2.SessionInfo | None = ...,
         recent_tasks: _abc.Iterable[_builtins.str] | None = ...,
         last_checkpoint_id: _builtins.str = ...,
+        restored_from: _builtins.str = ...,
+        lost: _builtins.str = ...,
+        auto_restore: _builtins.bool = ...,
+        durability: _common_pb2.Durability.ValueType = ...,
+        checkpoint_interval_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "last_checkpoint_id", b"last_checkpoint_id", "recent_tasks", b"recent_tasks", "session_id", b"session_id", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_restore", b"auto_restore", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "durability", b"durability", "info", b"info", "last_checkpoint_id", b"last_checkpoint_id", "lost", b"lost", "recent_tasks", b"recent_tasks", "restored_from", b"restored_from", "session_id", b"session_id", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -885,20 +1043,24 @@ class ForkRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
+    count: _builtins.int
+    """How many, 1 to 64; 0 is 1."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Of the new session."""
+        """Set in each copy, on top of the session's own."""
 
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "metadata", b"metadata", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -911,19 +1073,25 @@ class ForkResponse(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    SESSION_IDS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
+    """The first of session_ids."""
     worker_id: _builtins.str
     state: _common_pb2.SessionState.ValueType
+    """Of each."""
+    @_builtins.property
+    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         worker_id: _builtins.str = ...,
         state: _common_pb2.SessionState.ValueType = ...,
+        session_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "session_ids", b"session_ids", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -942,7 +1110,9 @@ class ListCheckpointsRequest(_message.Message):
     workspace_id: _builtins.str
     """Only of this workspace; empty is all."""
     page_size: _builtins.int
+    """At most 500; 0 is 500. A page may have fewer, so that the message stays small."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty is the first page."""
     def __init__(
         self,
         *,
@@ -966,6 +1136,7 @@ class ListCheckpointsResponse(_message.Message):
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
     def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointInfo]:
         """Newest first."""
@@ -1016,6 +1187,45 @@ class CheckpointInfo(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckpointInfo: _TypeAlias = CheckpointInfo  # noqa: Y015
+
+@_typing.final
+class GetCheckpointRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    checkpoint_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        checkpoint_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckpointRequest: _TypeAlias = GetCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class GetCheckpointResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkpoint(self) -> Global___CheckpointInfo: ...
+    def __init__(
+        self,
+        *,
+        checkpoint: Global___CheckpointInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckpointResponse: _TypeAlias = GetCheckpointResponse  # noqa: Y015
 
 @_typing.final
 class DeleteCheckpointRequest(_message.Message):

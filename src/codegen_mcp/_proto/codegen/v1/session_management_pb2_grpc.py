@@ -101,6 +101,11 @@ class SessionManagementStub:
                 request_serializer=codegen_dot_v1_dot_session__management__pb2.ListCheckpointsRequest.SerializeToString,
                 response_deserializer=codegen_dot_v1_dot_session__management__pb2.ListCheckpointsResponse.FromString,
                 _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/codegen.v1.SessionManagement/GetCheckpoint',
+                request_serializer=codegen_dot_v1_dot_session__management__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=codegen_dot_v1_dot_session__management__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
         self.DeleteCheckpoint = channel.unary_unary(
                 '/codegen.v1.SessionManagement/DeleteCheckpoint',
                 request_serializer=codegen_dot_v1_dot_session__management__pb2.DeleteCheckpointRequest.SerializeToString,
@@ -126,14 +131,14 @@ class SessionManagementServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CheckpointSession(self, request, context):
-        """UNIMPLEMENTED.
+        """Answered when the checkpoint is durable and was read back; the session goes on meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RestoreSession(self, request, context):
-        """UNIMPLEMENTED.
+        """Verifies everything first: one that fails changes nothing. DATA_LOSS when it is damaged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,21 +192,28 @@ class SessionManagementServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForkSession(self, request, context):
-        """UNIMPLEMENTED.
+        """Copies a session that has no task under way; all copies or none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCheckpoints(self, request, context):
-        """UNIMPLEMENTED.
+        """Of sessions that live or are gone, newest first, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckpoint(self, request, context):
+        """All that is known of one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCheckpoint(self, request, context):
-        """UNIMPLEMENTED.
+        """What later checkpoints need of it stays until they go.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -274,6 +286,11 @@ def add_SessionManagementServicer_to_server(servicer, server):
                     servicer.ListCheckpoints,
                     request_deserializer=codegen_dot_v1_dot_session__management__pb2.ListCheckpointsRequest.FromString,
                     response_serializer=codegen_dot_v1_dot_session__management__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=codegen_dot_v1_dot_session__management__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=codegen_dot_v1_dot_session__management__pb2.GetCheckpointResponse.SerializeToString,
             ),
             'DeleteCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteCheckpoint,
@@ -633,6 +650,33 @@ class SessionManagement:
             '/codegen.v1.SessionManagement/ListCheckpoints',
             codegen_dot_v1_dot_session__management__pb2.ListCheckpointsRequest.SerializeToString,
             codegen_dot_v1_dot_session__management__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/codegen.v1.SessionManagement/GetCheckpoint',
+            codegen_dot_v1_dot_session__management__pb2.GetCheckpointRequest.SerializeToString,
+            codegen_dot_v1_dot_session__management__pb2.GetCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,9 +38,9 @@ class SessionManagementStub:
     """RESOURCE_EXHAUSTED when there is no room; FAILED_PRECONDITION when worker_id names another one."""
     DestroySession: _grpc.UnaryUnaryMultiCallable[_session_management_pb2.DestroySessionRequest, _session_management_pb2.DestroySessionResponse]
     CheckpointSession: _grpc.UnaryUnaryMultiCallable[_session_management_pb2.CheckpointRequest, _session_management_pb2.CheckpointResponse]
-    """UNIMPLEMENTED."""
+    """Answered when the checkpoint is durable and was read back; the session goes on meanwhile."""
     RestoreSession: _grpc.UnaryUnaryMultiCallable[_session_management_pb2.RestoreRequest, _session_management_pb2.RestoreResponse]
-    """UNIMPLEMENTED."""
+    """Verifies everything first: one that fails changes nothing. DATA_LOSS when it is damaged."""
     GetSessionStatus: _grpc.UnaryUnaryMultiCallable[_session_management_pb2.SessionStatusRequest, _session_management_pb2.SessionStatusResponse]
     GetSessionMetadata: _grpc.UnaryUnaryMultiCallable[_session_management_pb2.GetSessionMetadataRequest, _session_management_pb2.GetSessionMetadataResponse]
     UpdateSessionMetadata: _grpc.UnaryUnaryMultiCallable[_session_management_pb2.UpdateSessionMetadataRequest, _session_management_pb2.UpdateSessionMetadataResponse]
@@ -54,11 +54,13 @@ class SessionManagementStub:
     SetIdleTimeout: _grpc.UnaryUnaryMultiCallable[_session_management_pb2.SetIdleTimeoutRequest, _session_management_pb2.SetIdleTimeoutResponse]
     """Changes how long a session may lie idle before it is cleaned up."""
     ForkSession: _grpc.UnaryUnaryMultiCallable[_session_management_pb2.ForkRequest, _session_management_pb2.ForkResponse]
-    """UNIMPLEMENTED."""
+    """Copies a session that has no task under way; all copies or none."""
     ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_session_management_pb2.ListCheckpointsRequest, _session_management_pb2.ListCheckpointsResponse]
-    """UNIMPLEMENTED."""
+    """Of sessions that live or are gone, newest first, a page at a time."""
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_session_management_pb2.GetCheckpointRequest, _session_management_pb2.GetCheckpointResponse]
+    """All that is known of one."""
     DeleteCheckpoint: _grpc.UnaryUnaryMultiCallable[_session_management_pb2.DeleteCheckpointRequest, _session_management_pb2.DeleteCheckpointResponse]
-    """UNIMPLEMENTED."""
+    """What later checkpoints need of it stays until they go."""
 
 @_typing.type_check_only
 class SessionManagementAsyncStub(SessionManagementStub):
@@ -69,9 +71,9 @@ class SessionManagementAsyncStub(SessionManagementStub):
     """RESOURCE_EXHAUSTED when there is no room; FAILED_PRECONDITION when worker_id names another one."""
     DestroySession: _aio.UnaryUnaryMultiCallable[_session_management_pb2.DestroySessionRequest, _session_management_pb2.DestroySessionResponse]  # type: ignore[assignment]
     CheckpointSession: _aio.UnaryUnaryMultiCallable[_session_management_pb2.CheckpointRequest, _session_management_pb2.CheckpointResponse]  # type: ignore[assignment]
-    """UNIMPLEMENTED."""
+    """Answered when the checkpoint is durable and was read back; the session goes on meanwhile."""
     RestoreSession: _aio.UnaryUnaryMultiCallable[_session_management_pb2.RestoreRequest, _session_management_pb2.RestoreResponse]  # type: ignore[assignment]
-    """UNIMPLEMENTED."""
+    """Verifies everything first: one that fails changes nothing. DATA_LOSS when it is damaged."""
     GetSessionStatus: _aio.UnaryUnaryMultiCallable[_session_management_pb2.SessionStatusRequest, _session_management_pb2.SessionStatusResponse]  # type: ignore[assignment]
     GetSessionMetadata: _aio.UnaryUnaryMultiCallable[_session_management_pb2.GetSessionMetadataRequest, _session_management_pb2.GetSessionMetadataResponse]  # type: ignore[assignment]
     UpdateSessionMetadata: _aio.UnaryUnaryMultiCallable[_session_management_pb2.UpdateSessionMetadataRequest, _session_management_pb2.UpdateSessionMetadataResponse]  # type: ignore[assignment]
@@ -85,11 +87,13 @@ class SessionManagementAsyncStub(SessionManagementStub):
     SetIdleTimeout: _aio.UnaryUnaryMultiCallable[_session_management_pb2.SetIdleTimeoutRequest, _session_management_pb2.SetIdleTimeoutResponse]  # type: ignore[assignment]
     """Changes how long a session may lie idle before it is cleaned up."""
     ForkSession: _aio.UnaryUnaryMultiCallable[_session_management_pb2.ForkRequest, _session_management_pb2.ForkResponse]  # type: ignore[assignment]
-    """UNIMPLEMENTED."""
+    """Copies a session that has no task under way; all copies or none."""
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_session_management_pb2.ListCheckpointsRequest, _session_management_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
-    """UNIMPLEMENTED."""
+    """Of sessions that live or are gone, newest first, a page at a time."""
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_session_management_pb2.GetCheckpointRequest, _session_management_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """All that is known of one."""
     DeleteCheckpoint: _aio.UnaryUnaryMultiCallable[_session_management_pb2.DeleteCheckpointRequest, _session_management_pb2.DeleteCheckpointResponse]  # type: ignore[assignment]
-    """UNIMPLEMENTED."""
+    """What later checkpoints need of it stays until they go."""
 
 class SessionManagementServicer(metaclass=_abc_1.ABCMeta):
     """Sessions: one sandbox each, with files, an environment, variables and limits of its own."""
@@ -115,7 +119,7 @@ class SessionManagementServicer(metaclass=_abc_1.ABCMeta):
         request: _session_management_pb2.CheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_management_pb2.CheckpointResponse, _abc.Awaitable[_session_management_pb2.CheckpointResponse]]:
-        """UNIMPLEMENTED."""
+        """Answered when the checkpoint is durable and was read back; the session goes on meanwhile."""
 
     @_abc_1.abstractmethod
     def RestoreSession(
@@ -123,7 +127,7 @@ class SessionManagementServicer(metaclass=_abc_1.ABCMeta):
         request: _session_management_pb2.RestoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_management_pb2.RestoreResponse, _abc.Awaitable[_session_management_pb2.RestoreResponse]]:
-        """UNIMPLEMENTED."""
+        """Verifies everything first: one that fails changes nothing. DATA_LOSS when it is damaged."""
 
     @_abc_1.abstractmethod
     def GetSessionStatus(
@@ -185,7 +189,7 @@ class SessionManagementServicer(metaclass=_abc_1.ABCMeta):
         request: _session_management_pb2.ForkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_management_pb2.ForkResponse, _abc.Awaitable[_session_management_pb2.ForkResponse]]:
-        """UNIMPLEMENTED."""
+        """Copies a session that has no task under way; all copies or none."""
 
     @_abc_1.abstractmethod
     def ListCheckpoints(
@@ -193,7 +197,15 @@ class SessionManagementServicer(metaclass=_abc_1.ABCMeta):
         request: _session_management_pb2.ListCheckpointsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_management_pb2.ListCheckpointsResponse, _abc.Awaitable[_session_management_pb2.ListCheckpointsResponse]]:
-        """UNIMPLEMENTED."""
+        """Of sessions that live or are gone, newest first, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _session_management_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_management_pb2.GetCheckpointResponse, _abc.Awaitable[_session_management_pb2.GetCheckpointResponse]]:
+        """All that is known of one."""
 
     @_abc_1.abstractmethod
     def DeleteCheckpoint(
@@ -201,6 +213,6 @@ class SessionManagementServicer(metaclass=_abc_1.ABCMeta):
         request: _session_management_pb2.DeleteCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_management_pb2.DeleteCheckpointResponse, _abc.Awaitable[_session_management_pb2.DeleteCheckpointResponse]]:
-        """UNIMPLEMENTED."""
+        """What later checkpoints need of it stays until they go."""
 
 def add_SessionManagementServicer_to_server(servicer: SessionManagementServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
