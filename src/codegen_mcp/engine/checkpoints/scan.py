@@ -89,10 +89,8 @@ def scan(
     the first. Blocks: for a thread. Close the generator when it is not read to its end.
 
     Args:
-        root_fd: The directory that holds the tree (a volume's root), which nobody else may write;
-            stays the caller's. O_PATH is enough.
-        name: Of the tree's own directory in it, and what all paths begin with: ``workspace`` or
-            ``venv``.
+        root_fd: The tree's own directory, open; stays the caller's. O_PATH is enough.
+        name: What all paths begin with: ``workspace``, ``venv``, or a path below these.
         skip: Names without a slash are left out wherever they are, paths (that begin with
             ``name``) at their place, directories with all below. Looked up at each name, so that
             a set that its owner changes meanwhile is fine.
@@ -101,13 +99,12 @@ def scan(
     Raises:
         WrongState: A directory that this process may not read and does not own.
         LimitExceeded: A path is longer than ``MAX_PATH_BYTES``.
-        FileNotFoundError: There is no such directory, or it is a link.
         OSError: The file system fails (EIO, EMFILE, ...).
     """
     known: FirstNames = {} if first_names is None else first_names
     levels: list[_Level] = []
     try:
-        root = _enter(root_fd, name, name)
+        root = _enter(root_fd, b".", name)
         if root is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         levels.append(root[0])
