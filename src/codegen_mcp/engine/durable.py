@@ -50,3 +50,15 @@ def reserve(fd: int, offset: int, length: int) -> bool:
     start, size = ctypes.c_int64(offset), ctypes.c_int64(length)
     done: int = _libc.fallocate(fd, keep_size, start, size)
     return done == 0
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two names change places in one step (renameat2(2), RENAME_EXCHANGE).
+
+    Raises:
+        OSError: EINVAL where the file system cannot; nothing was changed.
+    """
+    at_cwd, flag = -100, 2
+    if _libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), flag) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(one))

@@ -27,6 +27,8 @@ class SessionPoolConfig:
     """Without use for this long, a session is destroyed; its own setting wins."""
     max_idle_timeout_s: float = 7 * 24 * 3600.0
     """The longest that a caller may ask for."""
+    checkpoint_interval_s: float = 0.0
+    """How often a session that was changed is saved by itself; 0 is never. Its own setting wins."""
     max_age_s: float = 24 * 3600.0
     """After this a session is destroyed, in use or not."""
     grace_s: float = 20.0

@@ -15,7 +15,7 @@ import structlog
 from codegen_mcp.core.errors import Draining, Full, NotFound, SandboxUnavailable, Unavailable
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
-from codegen_mcp.core.session import SessionState, check_transition
+from codegen_mcp.core.session import Durability, SessionState, check_transition
 from codegen_mcp.engine.activity import Activity, Cancel
 from codegen_mcp.engine.base import SessionView
 from codegen_mcp.engine.pause import Pause, checkpoint_under_way
@@ -308,6 +308,11 @@ class Session:
             incarnation=record.incarnation,
             language=record.interpreter,
             note=self._note,
+            auto_restore=record.auto_restore,
+            durability=Durability(record.durability),
+            checkpoint_interval_s=record.checkpoint_interval_s,
+            restored_from=record.restored_from,
+            lost=record.lost,
         )
 
     @property

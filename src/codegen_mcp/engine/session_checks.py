@@ -17,6 +17,7 @@ MAX_ENV_BYTES = 128 * KIB
 MAX_METADATA_ENTRIES = 128
 MAX_METADATA_KEY = 256
 MAX_METADATA_BYTES = 64 * KIB
+MIN_CHECKPOINT_INTERVAL_S = 1.0
 MAX_NAME = 256
 MAX_CPU_BUDGET_S = 86_400.0
 
@@ -152,6 +153,20 @@ def check_idle_timeout(seconds: float, maximum_s: float) -> float:
         raise InvalidRequest(
             f"idle timeout of {seconds!r} s is not possible; use more than 0 and at most "
             f"{maximum_s!r}"
+        )
+    return float(seconds)
+
+
+def check_checkpoint_interval(seconds: float) -> float:
+    """Accept how often a session is saved by itself; 0 is never.
+
+    Raises:
+        InvalidRequest: It is negative, not finite, or below the least.
+    """
+    if not math.isfinite(seconds) or seconds < 0 or 0 < seconds < MIN_CHECKPOINT_INTERVAL_S:
+        raise InvalidRequest(
+            f"checkpoint interval of {seconds!r} s is not possible; use 0 (never) or at least "
+            f"{MIN_CHECKPOINT_INTERVAL_S!r}"
         )
     return float(seconds)
 

@@ -24,6 +24,7 @@ from codegen_mcp.engine.ports import OpensWorkspaces
 from codegen_mcp.engine.run_line import Line
 from codegen_mcp.engine.session import Session
 from codegen_mcp.engine.session_checks import (
+    check_checkpoint_interval,
     check_env,
     check_idle_timeout,
     check_limits,
@@ -58,6 +59,9 @@ class SessionRequest:
     env: dict[str, str]
     metadata: dict[str, str]
     idle_timeout_s: float
+    durability: str = "interval"
+    auto_restore: bool = False
+    checkpoint_interval_s: float = 0.0
 
 
 def check_request(
@@ -77,6 +81,13 @@ def check_request(
         env=check_env(asked.env),
         metadata=check_metadata(asked.metadata),
         idle_timeout_s=check_idle_timeout(idle_s, config.max_idle_timeout_s),
+        durability=str(asked.durability),
+        auto_restore=asked.auto_restore,
+        checkpoint_interval_s=check_checkpoint_interval(
+            config.checkpoint_interval_s
+            if asked.checkpoint_interval_s is None
+            else asked.checkpoint_interval_s
+        ),
     )
 
 
@@ -151,15 +162,7 @@ class SessionMaker:
     async def _claim(self, slot: Slot, request: SessionRequest) -> Session:
         """Give a booted slot to a session; the slot is discarded when that fails."""
         try:
-            sandbox = slot.sandbox
-            if sandbox is None:
-                raise SandboxUnavailable("the sandbox was lost; try again")
-            if slot.limits != request.limits:
-                await sandbox.set_limits(request.limits)
-                slot.limits = request.limits
-            if slot.env != request.env:
-                await sandbox.set_environment(request.env)
-                slot.env = request.env
+            await fit(slot, request)
             session_id = new_session_id()
             directory = self._state.session(session_id)
             slot.directory.rename(directory)
@@ -177,6 +180,9 @@ class SessionMaker:
                 created_at_ms=now_ms,
                 last_activity_ms=now_ms,
                 identity=slot.identity,
+                durability=request.durability,
+                auto_restore=request.auto_restore,
+                checkpoint_interval_s=request.checkpoint_interval_s,
             )
             session_store.save(directory, record, durable=False)
             workspace = self._open_workspace(slot)
@@ -184,6 +190,21 @@ class SessionMaker:
         except BaseException:
             self._discard(slot.directory, slot)
             raise
+
+    async def slot(self, request: SessionRequest) -> Slot:
+        """Return a booted slot that fits and is nobody's: the caller installs or discards it.
+
+        Raises: as ``make``.
+        """
+        slot = self._warm.take(request.interpreter, request.limits)
+        if slot is None:
+            slot = await self._cold(request)
+        try:
+            await fit(slot, request)
+        except BaseException:
+            self._discard(slot.directory, slot)
+            raise
+        return slot
 
     async def _cold(self, request: SessionRequest) -> Slot:
         """Boot a slot in a task of its own: a caller that leaves half-way leaves nothing behind."""
@@ -237,3 +258,20 @@ class SessionMaker:
         except BaseException:
             self._discard(directory, None)
             raise
+
+
+async def fit(slot: Slot, request: SessionRequest) -> None:
+    """Give a booted slot what was asked for.
+
+    Raises:
+        SandboxUnavailable: Its sandbox was lost.
+    """
+    sandbox = slot.sandbox
+    if sandbox is None:
+        raise SandboxUnavailable("the sandbox was lost; try again")
+    if slot.limits != request.limits:
+        await sandbox.set_limits(request.limits)
+        slot.limits = request.limits
+    if slot.env != request.env:
+        await sandbox.set_environment(request.env)
+        slot.env = request.env

@@ -19,6 +19,7 @@ from codegen_mcp.engine.hooks import EngineHooks, NoHooks
 from codegen_mcp.engine.host_memory import available_memory_bytes
 from codegen_mcp.engine.interpreter_catalog import InterpreterCatalog
 from codegen_mcp.engine.owned_tasks import OwnedTasks
+from codegen_mcp.engine.pause import busy
 from codegen_mcp.engine.pool_config import SessionPoolConfig
 from codegen_mcp.engine.ports import OpensWorkspaces, TaskRecords
 from codegen_mcp.engine.reaper import Reaper
@@ -26,6 +27,7 @@ from codegen_mcp.engine.run_line import Line
 from codegen_mcp.engine.session import Session, not_found
 from codegen_mcp.engine.session_checks import check_idle_timeout, check_metadata
 from codegen_mcp.engine.session_ender import SessionEnder
+from codegen_mcp.engine.session_installer import RestorePlan, SessionInstaller
 from codegen_mcp.engine.session_maker import SessionMaker, check_request
 from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.session_services import SessionServices
@@ -127,6 +129,14 @@ class SessionPool:
             boots=self._boots,
             tasks=self._tasks,
         )
+        self._installer = SessionInstaller(
+            state=state,
+            sessions=self._sessions,
+            services=self._services,
+            open_workspace=open_workspace,
+            records=records,
+            discard=self._trash.put,
+        )
         self._ender = SessionEnder(
             sessions=self._sessions,
             factory=factory,
@@ -219,6 +229,55 @@ class SessionPool:
         if self._closed:
             await self.destroy(session.session_id, force=True)
             raise _draining()
+        return session.view()
+
+    async def restore(self, plan: RestorePlan) -> SessionView:
+        """Make a session from stored bytes; one that lives under the same id gives way at the end.
+
+        A failure leaves no trace: a living session stays as it is.
+
+        Raises: as ``create`` and ``plan.fill``.
+            WrongState: The living one has tasks under way.
+        """
+        request = check_request(plan.config, self._config, self._catalog)
+        living = self._sessions.get(plan.session_id)
+        if living is None:
+            self._admit()
+        elif living.active_tasks or living.ending:
+            raise busy(plan.session_id)
+        self._creating += living is None
+        try:
+            slot = await self._maker.slot(request)
+            try:
+                await plan.fill(slot)
+            except BaseException:
+                self._trash.put(slot.directory, slot)
+                raise
+            now_ms = self._services.clock.unix_ms()
+            record = SessionRecord(
+                session_id=plan.session_id,
+                workspace_id=request.workspace_id,
+                user_id=request.user_id,
+                interpreter=request.interpreter.name,
+                limits=request.limits,
+                env=request.env,
+                metadata=request.metadata,
+                idle_timeout_s=request.idle_timeout_s,
+                created_at_ms=now_ms if living is None else living.record.created_at_ms,
+                last_activity_ms=now_ms,
+                incarnation=1 if living is None else living.record.incarnation + 1,
+                identity=slot.identity,
+                durability=request.durability,
+                auto_restore=request.auto_restore,
+                checkpoint_interval_s=request.checkpoint_interval_s,
+                restored_from=plan.restored_from,
+                lost=plan.lost,
+            )
+            session = await self._installer.install(slot, record, plan.journal)
+        finally:
+            self._creating -= living is None
+            self._warm.nudge()
+        log.info("session.restored", session_id=plan.session_id, checkpoint=plan.restored_from)
         return session.view()
 
     async def destroy(self, session_id: str, *, force: bool) -> None:

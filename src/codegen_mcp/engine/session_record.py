@@ -29,3 +29,11 @@ class SessionRecord:
     """Who owns its files; None is the worker's own user."""
     recent_tasks: tuple[str, ...] = ()
     """Newest first."""
+    durability: str = "interval"
+    auto_restore: bool = False
+    checkpoint_interval_s: float = 0.0
+    """0 is never."""
+    restored_from: str = ""
+    """Id of the checkpoint that its files came from."""
+    lost: str = ""
+    """What that restore could not bring back, for people."""

@@ -24,6 +24,10 @@ FORMAT = 1
 FILE = "session.json"
 MAX_BYTES = 4 * 1024 * 1024
 
+_LATER = frozenset(
+    {"durability", "auto_restore", "checkpoint_interval_s", "restored_from", "lost"}
+)
+"""Came later, and are written only where they are not the default: older versions pass them by."""
 _LIMITS = {field.name: field.type for field in dataclasses.fields(ResourceLimits)}
 
 
@@ -56,7 +60,9 @@ def encode(record: SessionRecord) -> bytes:
     """Return the newest format."""
     content: dict[str, Any] = {"format": FORMAT}
     for field in dataclasses.fields(SessionRecord):
-        content[field.name] = getattr(record, field.name)
+        value = getattr(record, field.name)
+        if field.name not in _LATER or value != field.default:
+            content[field.name] = value
     content["limits"] = {name: getattr(record.limits, name) for name in _LIMITS}
     content["env"] = dict(record.env)
     content["metadata"] = dict(record.metadata)
@@ -94,6 +100,11 @@ def decode(path: Path, data: bytes) -> SessionRecord:
             if identity is None
             else HostIdentity(uid=int(identity["uid"]), gid=int(identity["gid"])),
             recent_tasks=tuple(_text(one) for one in content["recent_tasks"]),
+            durability=_text(content.get("durability", "interval")),
+            auto_restore=content.get("auto_restore", False) is True,
+            checkpoint_interval_s=float(content.get("checkpoint_interval_s", 0)),
+            restored_from=_text(content.get("restored_from", "")),
+            lost=_text(content.get("lost", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, InvalidRequest) as error:
         raise Corrupt(f"{str(path)!r} is damaged ({type(error).__name__}: {error})") from error

@@ -18,7 +18,8 @@ class Copy:
     """One copy."""
 
     found: os.stat_result
-    segments: Segments
+    segments: Segments | None
+    """None: the file has no holes."""
     offset: int
     """In the scratch file; -1 when ``data`` has it."""
     data: bytes
@@ -36,12 +37,12 @@ class Aside:
         """Copy an open file's bytes now, holes left out. OSError where the disk is full."""
         segments = data_segments(fd, found)
         size = found.st_size
-        if not segments and size <= SMALL_BYTES and self._memory + size <= MEMORY_BYTES:
+        if segments is None and size <= SMALL_BYTES and self._memory + size <= MEMORY_BYTES:
             data = _read(fd, size)
             self._memory += len(data)
-            return Copy(found, (), -1, data)
+            return Copy(found, None, -1, data)
         offset = self._end
-        for start, length in segments or ((0, size),):
+        for start, length in ((0, size),) if segments is None else segments:
             self._append(fd, start, length)
         return Copy(found, segments, offset, b"")
 
@@ -89,7 +90,7 @@ class _Stretches:
         self._at = 0
         self._map: list[tuple[int, int, int]] = []
         offset = copy.offset
-        for start, length in copy.segments or ((0, self._size),):
+        for start, length in ((0, self._size),) if copy.segments is None else copy.segments:
             self._map.append((start, length, offset))
             offset += length
 

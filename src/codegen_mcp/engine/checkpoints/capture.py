@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from codegen_mcp.core.checkpoint import Entry, EntryKind
 from codegen_mcp.engine.checkpoints.archive_writer import ArchiveWriter, Changed
 from codegen_mcp.engine.checkpoints.aside import Aside, Copy
-from codegen_mcp.engine.checkpoints.live_state import LiveState, State, changed
+from codegen_mcp.engine.checkpoints.live_state import TICK_NS, LiveState, State, changed
 from codegen_mcp.engine.checkpoints.scan import FirstNames, Seen
 from codegen_mcp.engine.checkpoints.source_files import (
     data_segments,
@@ -26,10 +26,9 @@ from codegen_mcp.engine.checkpoints.source_files import (
     regular_file,
 )
 from codegen_mcp.engine.checkpoints.tree_table import TreeTable, order, walk
+from codegen_mcp.engine.checkpoints.tree_watch import Changes
 
 ROOTS = (b"workspace", b"venv")
-TICK_NS = 20_000_000
-"""Longest step of the clock that file times are taken from (a jiffy), with room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +92,15 @@ class Capture:
                 if seen.kind is EntryKind.FILE:
                     self._pack(seen)
 
-    def recheck(self, touched: Collection[bytes] | None, mapped: Collection[int]) -> None:
+    def recheck(self, changes: Changes, mapped: Collection[int]) -> None:
         """See what changed since ``survey``; nothing may run meanwhile.
 
         Args:
-            touched: Names that were touched; None when that is not known: all are looked at.
+            changes: What was touched; after an overflow everything is looked at again.
             mapped: Inodes that may have been written to without a trace.
         """
         doubt_ns = 0
-        if touched is None:
+        if changes.overflow:
             self._table = TreeTable()
             for root in ROOTS:
                 for seen in walk(self._root_fd, root):
@@ -110,10 +109,10 @@ class Capture:
             # Written twice within a tick of the clock looks like once.
             doubt_ns = self._begun_ns - TICK_NS
         else:
-            suspects = self._table.refresh(self._root_fd, touched) | self._unsteady
-        self._forced = forced = {
-            path for path in map(self._table.path_of, mapped) if path is not None
-        }
+            named = self._table.paths_of({*changes.inodes, *mapped})
+            touched = changes.paths | named | self._unsteady
+            suspects = self._table.refresh(self._root_fd, touched, changes.trees)
+        self._forced = forced = self._table.paths_of(mapped)
         groups = self._table.groups()
         for path in suspects | forced:
             path = groups.get(path, path)
@@ -150,9 +149,7 @@ class Capture:
                 entry = replace(self._content[path][1], mode=seen.mode, mtime_ns=seen.mtime_ns)
                 # What is mapped can be written to later without a trace: it stays in doubt.
                 if path not in self._forced:
-                    states[path] = State(
-                        seen.ino, seen.ctime_ns, seen.mtime_ns, seen.size, seen.mode
-                    )
+                    states[path] = State.of(seen)
             else:
                 assert seen.kind is not None
                 entry = Entry(path, seen.kind, seen.mode, seen.mtime_ns, target=seen.target)
@@ -172,8 +169,9 @@ class Capture:
                 if older is not None:
                     self._content[seen.path] = seen, older
                     return
-                holes = data_segments(fd, found)
-                entry = self._writer.add(self._entry(seen, sparse=bool(holes)), reader(fd), holes)
+                segments = data_segments(fd, found)
+                entry = self._entry(seen, sparse=segments is not None)
+                entry = self._writer.add(entry, reader(fd), segments)
                 self._content[seen.path] = seen, entry
                 if not _same_content(seen, _refreshed(seen, os.fstat(fd))):
                     self._unsteady.add(seen.path)
@@ -188,7 +186,7 @@ class Capture:
         live = self._base.live
         state = None if live is None else live.states.get(seen.path)
         if live is not None and state is not None:
-            verdict = changed(seen, state, entry, live.taken_ns, TICK_NS)
+            verdict = changed(seen, state, entry, live.taken_ns)
             if verdict in ("same", "meta"):
                 return entry
         if entry.size != seen.size:
@@ -208,7 +206,7 @@ class Capture:
 
     def _pack_copy(self, path: bytes, seen: Seen, copy: Copy) -> None:
         older = None if self._base is None else self._base.entries.get(path)
-        entry = self._entry(seen, sparse=bool(copy.segments))
+        entry = self._entry(seen, sparse=copy.segments is not None)
         if older is not None and older.kind is EntryKind.FILE and older.size == seen.size:
             digest = _digest(self._aside, copy)
             if digest == older.sha256:

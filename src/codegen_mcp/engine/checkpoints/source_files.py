@@ -63,14 +63,14 @@ def regular_file(root_fd: int, path: bytes, ino: int) -> Iterator[tuple[int, os.
         os.close(fd)
 
 
-def data_segments(fd: int, found: os.stat_result) -> Segments:
-    """Return where data lies, if the file has holes worth keeping; empty when it has none.
+def data_segments(fd: int, found: os.stat_result) -> Segments | None:
+    """Return where data lies, if the file has holes worth keeping; None when it has none.
 
     lseek(2), SEEK_DATA and SEEK_HOLE.
     """
     size = found.st_size
     if size < 4096 or found.st_blocks * 512 + 4096 > size:
-        return ()
+        return None
     segments: list[tuple[int, int]] = []
     at = 0
     while at < size:
@@ -83,9 +83,7 @@ def data_segments(fd: int, found: os.stat_result) -> Segments:
         at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
         segments.append((start, at - start))
     os.lseek(fd, 0, os.SEEK_SET)
-    if not segments:
-        return ((0, 0),) if size else ()
-    return () if segments == [(0, size)] else tuple(segments)
+    return None if segments == [(0, size)] else tuple(segments)
 
 
 def reader(fd: int) -> Read:

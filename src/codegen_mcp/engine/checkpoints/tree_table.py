@@ -52,8 +52,15 @@ class TreeTable:
         self.names.pop(path, None)
         self._linked.discard(path)
 
-    def refresh(self, root_fd: int, touched: Collection[bytes]) -> set[bytes]:
+    def refresh(
+        self, root_fd: int, touched: Collection[bytes], trees: Collection[bytes] = ()
+    ) -> set[bytes]:
         """Look again at the given names, and at all that is below directories that are new.
+
+        Args:
+            root_fd: The volume's root.
+            touched: Names.
+            trees: Those of them below which nothing that was known holds any more.
 
         Returns the files among what was looked at, and every file that has or had several names.
         """
@@ -61,7 +68,7 @@ class TreeTable:
         for path in sorted(touched, key=order):
             now, known = _look(root_fd, path), self.names.get(path)
             same = known is not None and now is not None and known.ino == now.ino
-            if same and now is not None and now.kind is EntryKind.DIRECTORY:
+            if same and path not in trees and now is not None and now.kind is EntryKind.DIRECTORY:
                 self.names[path] = now
                 continue
             if known is not None and known.kind is EntryKind.DIRECTORY and now is not None:
@@ -82,9 +89,11 @@ class TreeTable:
             if not self._has_parent(path):
                 self.remove(path)
 
-    def path_of(self, ino: int) -> bytes | None:
-        """A name of the file with this inode."""
-        return self._paths.get(ino)
+    def paths_of(self, inodes: Collection[int]) -> set[bytes]:
+        """Names of the files with these inodes."""
+        found = {path for path in map(self._paths.get, inodes) if path is not None}
+        found |= {path for path in self._linked if self.names[path].ino in inodes}
+        return {path for path in found if path in self.names}
 
     def groups(self) -> dict[bytes, bytes]:
         """Path of each further name of a file to its first name."""

@@ -1,0 +1,229 @@
+"""Takes one checkpoint of a live session into a draft: consistent, and not yet in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo, Entry, EntryKind
+from codegen_mcp.engine.checkpoints.archive_writer import ArchiveSummary, ArchiveWriter
+from codegen_mcp.engine.checkpoints.aside import Aside
+from codegen_mcp.engine.checkpoints.capture import ROOTS, Base, Capture, Captured
+from codegen_mcp.engine.checkpoints.facts import changed_paths, installed_packages, shown_paths
+from codegen_mcp.engine.checkpoints.journal import finished_only
+from codegen_mcp.engine.checkpoints.live_state import LiveState
+from codegen_mcp.engine.checkpoints.manifest import Manifest, encode_manifest
+from codegen_mcp.engine.checkpoints.metadata import encode_info
+from codegen_mcp.engine.checkpoints.spool import Draft, Spool
+from codegen_mcp.engine.checkpoints.tree_watch import Changes, TreeWatch
+from codegen_mcp.engine.checkpoints.watches import start_watch
+from codegen_mcp.engine.checkpoints.writers import mapped_writers
+from codegen_mcp.engine.session import Session
+from codegen_mcp.engine.task_journal import FILE_NAME
+from codegen_mcp.sandbox.volumes.threads import to_end
+
+LIVE_STATE = "checkpoint.live"
+"""Beside a session's files: what each name was at its last checkpoint."""
+DRAIN_S = 0.2
+"""How often a watch is emptied while the tree is read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to take."""
+
+    checkpoint_id: CheckpointId
+    name: str
+    parent: CheckpointInfo | None
+    """None: a full one."""
+    base: Sequence[Entry]
+    """The parent's entries."""
+    trigger: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A draft whose files are written, and what is known of the live tree."""
+
+    draft: Draft
+    info: CheckpointInfo
+    manifest: Manifest
+    live: LiveState
+
+
+async def take(session: Session, order: Order, spool: Spool) -> Taken:
+    """Capture a session; its state should be CHECKPOINTING meanwhile.
+
+    Raises:
+        WrongState: A run cannot be frozen.
+        OSError: The worker's disk is full, or the session's cannot be read.
+    """
+    draft = await to_end(lambda: spool.new(order.checkpoint_id), Draft.remove)
+    try:
+        return await _Taking(session, order, spool, draft).run()
+    except BaseException:
+        await to_end(draft.remove)
+        raise
+
+
+class _Taking:
+    def __init__(self, session: Session, order: Order, spool: Spool, draft: Draft) -> None:
+        self._session = session
+        self._order = order
+        self._spool = spool
+        self._draft = draft
+        self._changes = Changes()
+        self._journal = b""
+
+    async def run(self) -> Taken:
+        session, number = self._session, self._order.checkpoint_id.number
+        root_fd = os.open(session.slot.volume.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        aside = None
+        file = open(self._draft.archive, "x+b")  # noqa: SIM115 - closed below, whatever happens
+        try:
+            os.chmod(self._draft.archive, 0o600)
+            aside = Aside(self._spool.scratch())
+            base = await to_end(self._base)
+            with ArchiveWriter(file) as writer:
+                capture = Capture(root_fd, writer, aside, number, base)
+                taken_ns = time.time_ns()
+                how, freeze_ms = await self._capture(capture, root_fd)
+                record = session.record
+                captured, summary = await to_end(lambda: (capture.complete(), writer.finish()))
+        finally:
+            file.close()
+            os.close(root_fd)
+            if aside is not None:
+                aside.close()
+        live = LiveState(str(self._order.checkpoint_id), taken_ns, captured.states)
+        info = CheckpointInfo(
+            checkpoint_id=self._order.checkpoint_id,
+            name=self._order.name,
+            parent=self._order.parent.checkpoint_id.number if self._order.parent else 0,
+            chain=_chain(self._order, captured.entries),
+            workspace_id=record.workspace_id,
+            user_id=record.user_id,
+            created_at_ms=taken_ns // 1_000_000,
+            interpreter=record.interpreter,
+            env=dict(record.env),
+            metadata=dict(record.metadata),
+            limits=record.limits,
+            idle_timeout_s=record.idle_timeout_s,
+            durability=record.durability,
+            auto_restore=record.auto_restore,
+            freeze_ms=freeze_ms,
+            consistency=how,
+            trigger=self._order.trigger,
+        )
+        return await to_end(lambda: self._write(info, captured, summary, live))
+
+    async def _capture(self, capture: Capture, root_fd: int) -> tuple[str, float]:
+        session = self._session
+        watch = await to_end(lambda: start_watch(root_fd, ROOTS), _close)
+        try:
+            await self._survey(capture, watch)
+            started = time.monotonic()
+            async with session.still(freeze=True) as how:
+                sandbox = session.slot.sandbox
+                pids = sandbox.processes() if sandbox is not None and how != "idle" else []
+                await to_end(lambda: self._recheck(capture, watch, root_fd, pids))
+                self._journal = await to_end(lambda: _read(session.directory / FILE_NAME))
+                ended = time.monotonic()
+            freeze_ms = 0.0 if how == "idle" else round((ended - started) * 1000, 3)
+            return how, freeze_ms
+        finally:
+            await to_end(watch.close)
+
+    async def _survey(self, capture: Capture, watch: TreeWatch) -> None:
+        """Walk and pack, and keep the watch from filling up."""
+        survey = asyncio.ensure_future(to_end(capture.survey))
+        try:
+            while not survey.done():
+                await asyncio.wait([survey], timeout=DRAIN_S)
+                self._changes.add(await to_end(watch.drain))
+        finally:
+            if not survey.done():
+                survey.cancel()
+                await asyncio.wait([survey])
+        await survey
+
+    def _recheck(
+        self, capture: Capture, watch: TreeWatch, root_fd: int, pids: Sequence[int]
+    ) -> None:
+        self._changes.add(watch.drain())
+        try:
+            mapped = mapped_writers(pids)
+        except PermissionError:
+            # As an ordinary user we may not look into the guest; see docs/concepts/checkpoint.md.
+            mapped, self._changes.overflow = set(), True
+        device = os.fstat(root_fd).st_dev
+        capture.recheck(self._changes, {ino for dev, ino in mapped if dev == device})
+
+    def _base(self) -> Base | None:
+        parent = self._order.parent
+        if parent is None:
+            return None
+        live = LiveState.load(self._session.directory / LIVE_STATE)
+        if live is not None and live.checkpoint != str(parent.checkpoint_id):
+            live = None
+        return Base({entry.path: entry for entry in self._order.base}, live)
+
+    def _write(
+        self,
+        info: CheckpointInfo,
+        captured: Captured,
+        summary: ArchiveSummary,
+        live: LiveState,
+    ) -> Taken:
+        draft = self._draft
+        modified, removed = changed_paths(self._order.base, captured.entries)
+        manifest = Manifest(str(info.checkpoint_id), info.parent, captured.entries, removed)
+        manifest_data = encode_manifest(manifest)
+        draft.manifest.write_bytes(manifest_data)
+        journal_data, last_sequence = finished_only(self._journal)
+        if journal_data:
+            draft.journal.write_bytes(journal_data)
+        shown = shown_paths([*modified, *removed])
+        info = replace(
+            info,
+            installed_packages=installed_packages(captured.entries),
+            modified_files=shown,
+            modified_count=len(modified) + len(removed),
+            entries=len(captured.entries),
+            total_bytes=sum(e.size for e in captured.entries if e.kind is EntryKind.FILE),
+            size_bytes=summary.size,
+            inflated_bytes=summary.inflated_bytes,
+            sha256=summary.sha256,
+            manifest_sha256=sha256_hex(manifest_data),
+            journal_sha256=sha256_hex(journal_data) if journal_data else "",
+            last_sequence=last_sequence,
+        )
+        draft.info.write_bytes(encode_info(info))
+        return Taken(draft=draft, info=info, manifest=manifest, live=live)
+
+
+def _chain(order: Order, entries: Sequence[Entry]) -> tuple[int, ...]:
+    """Numbers whose archives hold bytes of these entries, and the checkpoint itself."""
+    sources = {entry.source for entry in entries if entry.kind is EntryKind.FILE}
+    return tuple(sorted(sources | {order.checkpoint_id.number}))
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the sha256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _close(watch: TreeWatch) -> None:
+    watch.close()
