@@ -99,9 +99,14 @@ class GroupFile:
         return self._end, self._hash.hexdigest(), sum(group.inflated for group in self._groups)
 
     def _write(self, data: bytes) -> None:
-        self._file.write(data)
+        self._write_all(data)
         self._hash.update(data)
         self._end += len(data)
+
+    def _write_all(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:  # An unbuffered file may take less.
+            view = view[self._file.write(view) :]
 
     def _compact(self, first: int) -> None:
         """Move what stays to the front, in place: nothing is written over that is still to read."""
@@ -117,7 +122,7 @@ class GroupFile:
 
     def _write_at(self, offset: int, data: bytes) -> int:
         self._file.seek(offset)
-        self._file.write(data)
+        self._write_all(data)
         return offset + len(data)
 
     def _kept(self, first: int) -> Iterator[tuple[bytes, int]]:
@@ -144,10 +149,13 @@ class GroupFile:
 
     def _read(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)
-        data = self._file.read(size)
-        if len(data) != size:
-            raise Corrupt(f"the spooled archive lost {size - len(data)} bytes at {offset}")
-        return data
+        pieces = []
+        while size:
+            pieces.append(self._file.read(size))
+            if not pieces[-1]:
+                raise Corrupt(f"the spooled archive lost {size} bytes after byte {offset}")
+            size -= len(pieces[-1])
+        return b"".join(pieces)
 
 
 class Stream:

@@ -15,14 +15,14 @@ _BLOCK = 512
 
 
 def iter_inflated(
-    pieces: Iterable[bytes], max_inflated: int, *, block: int = _BLOCK
+    pieces: Iterable[bytes], max_inflated: int, *, single: bool = False
 ) -> Iterator[bytes]:
     """Inflate one or more gzip members (RFC 1952, 2.2), one after the other.
 
     Args:
         pieces: The compressed bytes, however cut.
         max_inflated: Most bytes that may come out, over all members.
-        block: Each member inflates to a multiple of this many bytes, and not to nothing.
+        single: There is one member, of any length. Else each holds one or more whole blocks of tar.
 
     Yields:
         1 to PIECE_BYTES bytes.
@@ -34,6 +34,7 @@ def iter_inflated(
     done = offset = members = 0
     member = None
     began = 0
+    block = 1 if single else _BLOCK
     for piece in pieces:
         view = memoryview(piece)
         for start in range(0, len(view), _INPUT_BYTES):
@@ -43,6 +44,8 @@ def iter_inflated(
                 if member is None:
                     if not rest:
                         break
+                    if single and members:
+                        raise Corrupt(f"bytes follow its end, before byte {offset}")
                     member, began = inflater(), done
                 try:
                     # One byte above the limit is asked for, to tell what is full from what is over.

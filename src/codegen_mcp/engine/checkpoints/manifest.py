@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from codegen_mcp.core.checkpoint import FORMAT, Entry, EntryKind
 from codegen_mcp.engine.checkpoints.archive_codec import deflate
-from codegen_mcp.engine.checkpoints.manifest_reader import read_manifest
+from codegen_mcp.engine.checkpoints.manifest_reader import MAX_LINE_BYTES, read_manifest
 
 MAX_REMOVED = 1000
 MAX_INFLATED_BYTES = 512 * 1024 * 1024
@@ -30,12 +30,20 @@ class Manifest:
     entries: Sequence[Entry]
     """Directories before what is in them, hard links after their targets."""
     removed: Sequence[bytes] = ()
-    """Names gone since the parent: some of them, when there are more than MAX_REMOVED."""
+    """Names gone since the parent: the first ones, when there are more than MAX_REMOVED or
+    their text is longer than half a line."""
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Write a manifest; equal ones give equal bytes (of one version of the compressor)."""
-    removed = [_text(path) for path in manifest.removed[:MAX_REMOVED]]
+    removed: list[str] = []
+    room = MAX_LINE_BYTES // 2
+    for path in manifest.removed[:MAX_REMOVED]:
+        removed.append(_text(path))
+        room -= len(_quoted(removed[-1])) + 1
+        if room < 0:
+            removed.pop()
+            break
     head = {
         "format": FORMAT,
         "checkpoint": manifest.checkpoint,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -18,6 +18,8 @@ MAX_NAME_BYTES = 255
 """NAME_MAX of Linux (limits.h)."""
 MAX_TARGET_BYTES = 4095
 """PATH_MAX of Linux without its NUL: the longest text of a symbolic link."""
+MAX_LINE_BYTES = 1024 * 1024
+"""Room for a path and a target of MAX_PATH_BYTES each, every byte escaped by six characters."""
 MAX_SIZE = 2**63 - 1
 MAX_MTIME_NS = 2**63 * 10**9
 MAX_NUMBER = 9_999_999_999
@@ -59,34 +61,47 @@ _objects = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse, object_
 
 def read_manifest(data: bytes, expected: str | None, max_bytes: int) -> tuple[Head, list[Entry]]:
     """Read; see ``manifest.decode_manifest``."""
-    try:
-        text = b"".join(iter_inflated([data], max_bytes, block=1))
-    except (Corrupt, LimitExceeded) as error:
-        raise type(error)(f"manifest: {error.message}") from None
-    try:
-        lines = text.decode("ascii").split("\n")
-    except UnicodeDecodeError as error:
-        raise Corrupt(f"manifest: byte {error.start} is no ASCII") from None
-    del text
+    entries: list[Entry] = []
     number = 1
     try:
-        if lines.pop() != "":
-            number = len(lines) + 1
-            raise _BadError("the last line has no end")
-        head = _head(_parsed(_objects, lines[0]) if lines else None, expected)
-        if head.entries != len(lines) - 1:
-            raise _BadError(f"it promises {head.entries} entries and {len(lines) - 1} follow")
+        lines = _lines(iter_inflated([data], max_bytes, single=True))
+        head = _head(_parsed(_objects, next(lines)), expected)
         tree = _Tree(head)
-        entries = []
-        for number, line in enumerate(lines, 1):
-            if number > 1:
-                entries.append(tree.entry(_parsed(_values, line)))
-        number = 1
+        for line in lines:
+            number += 1
+            if len(entries) == head.entries:
+                raise _BadError(f"it promises {head.entries} entries and more follow")
+            entries.append(tree.entry(_parsed(_values, line)))
+        if len(entries) != head.entries:
+            raise _BadError(f"it promises {head.entries} entries and {len(entries)} follow")
         if tree.total_bytes != head.total_bytes:
             raise _BadError(f"it promises {head.total_bytes} bytes, its files {tree.total_bytes}")
+    except (Corrupt, LimitExceeded) as error:
+        raise type(error)(f"manifest: {error.message}") from None
     except _BadError as error:
         raise Corrupt(f"manifest, line {number}: {error}") from None
     return head, entries
+
+
+def _lines(pieces: Iterator[bytes]) -> Iterator[str]:
+    """Cut into lines, each ended; memory use depends on the longest only."""
+    begun: list[str] = []
+    length = 0
+    for piece in pieces:
+        if not piece.isascii():
+            raise _BadError("in or after it is a byte that is no ASCII")
+        first, *rest = piece.decode("ascii").split("\n")
+        begun.append(first)
+        length += len(first)
+        if length > MAX_LINE_BYTES:
+            raise _BadError(f"it is longer than {MAX_LINE_BYTES} bytes")
+        if rest:
+            yield "".join(begun)
+            begun = [rest.pop()]
+            length = len(begun[0])
+            yield from rest
+    if length:
+        raise _BadError("the last line has no end")
 
 
 def _parsed(decoder: json.JSONDecoder, line: str) -> Any:
