@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits, Usage
@@ -120,6 +120,20 @@ class SandboxSpec:
     """Socket of an allow-listing proxy, bound at /run/codegen/egress.sock; None: no way out."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeReport:
+    """What a freeze came to."""
+
+    frozen: bool
+    """Whether nothing inside runs now."""
+    how: Literal["cgroup", "stopped", "none"]
+    """``cgroup``: all at one moment. ``stopped``: one after the other (SIGSTOP), so that code which
+    still ran could see, and write, what lies after the moment another one stopped at. ``none``: it
+    could not be had, and nothing is stopped."""
+    took_s: float = 0.0
+    """From the request until all stood still."""
+
+
 class Sandbox(Protocol):
     """One running sandbox.
 
@@ -164,8 +178,27 @@ class Sandbox(Protocol):
     def processes(self) -> list[int]:
         """Host pids that belong to the sandbox, guest and launcher included."""
 
+    async def freeze(self) -> FreezeReport:
+        """Stop every process inside, guest included, until ``thaw``; returns when all stand still.
+
+        A run under way goes on afterwards as if nothing had been (where it was by SIGSTOP, calls
+        such as epoll_wait may have failed with EINTR, signal(7)). Its deadline keeps counting, and
+        one that passes meanwhile ends it after the thaw. Output that was printed is delivered
+        meanwhile. No run is to be started while it is frozen. Cancelled: thawed.
+
+        Raises:
+            SandboxUnavailable: It is closed or was lost.
+            WrongState: It is frozen already.
+        """
+
+    async def thaw(self) -> None:
+        """Undo ``freeze``; harmless where there was none. Never raises."""
+
     async def aclose(self) -> None:
-        """Kill everything inside and return when nothing is left. Idempotent, never raises."""
+        """Kill everything inside (frozen or not) and return when nothing is left.
+
+        Idempotent, never raises.
+        """
 
 
 class SandboxBackend(Protocol):

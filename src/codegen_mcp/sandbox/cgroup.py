@@ -60,8 +60,11 @@ class Cgroup(Protocol):
     def kill(self) -> None:
         """SIGKILL everything inside, also what forks meanwhile; returns within 100 ms."""
 
-    def freeze(self) -> bool:
-        """Stop everything; False where there is no freezer."""
+    def freeze(self, within_s: float = 0.1) -> bool:
+        """Stop everything; blocks until it stands still.
+
+        False where there is no freezer or it does not get there in time; then all is thawed.
+        """
 
     def thaw(self) -> None:
         """Undo ``freeze``."""

@@ -148,9 +148,9 @@ class V1Cgroup:
                 self.thaw()  # a frozen process ignores even SIGKILL
             time.sleep(0.0005)
 
-    def freeze(self) -> bool:
+    def freeze(self, within_s: float = KILL_WITHIN_S) -> bool:
         """Stop everything; False when there is no freezer or it does not get there in time."""
-        if self._freeze(KILL_WITHIN_S):
+        if self._freeze(within_s):
             return True
         self.thaw()
         return False

@@ -137,12 +137,12 @@ class V2Cgroup:
                 return
             time.sleep(0.0005)
 
-    def freeze(self) -> bool:
+    def freeze(self, within_s: float = KILL_WITHIN_S) -> bool:
         """Stop everything; False when it does not get there in time."""
         if not self._has("cgroup.freeze"):
             return False
         self._write("cgroup.freeze", 1)
-        deadline = time.monotonic() + KILL_WITHIN_S
+        deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             if pairs(self._fs.read(self._path / "cgroup.events")).get("frozen") == 1:
                 return True

@@ -11,11 +11,12 @@ from codegen_mcp.core.errors import InvalidRequest, SandboxUnavailable, WrongSta
 from codegen_mcp.core.limits import ResourceLimits, Usage
 from codegen_mcp.core.output import OutputSink
 from codegen_mcp.core.task import Command, Outcome
-from codegen_mcp.sandbox.base import VENV, WORKSPACE, SandboxSpec
+from codegen_mcp.sandbox.base import VENV, WORKSPACE, FreezeReport, SandboxSpec
 from codegen_mcp.sandbox.cgroup import CgroupCounters
+from codegen_mcp.sandbox.freezing import Freezer
 from codegen_mcp.sandbox.guest_link import BOOT_S, GuestLink
 from codegen_mcp.sandbox.guest_protocol import Exited
-from codegen_mcp.sandbox.guest_run import GuestRun
+from codegen_mcp.sandbox.guest_run import KILL_S, GuestRun
 from codegen_mcp.sandbox.launch import GuestProcess
 from codegen_mcp.sandbox.rlimits import run_rlimits
 from codegen_mcp.sandbox.run_environment import base_environment
@@ -57,6 +58,9 @@ class GuestSandbox:
         """The variables of every run, and the limits that they were made for."""
         self._run: GuestRun | None = None
         self._closed = False
+        self._freezer = Freezer(process.processes, spec.cgroup)
+        self._overdue: GuestRun | None = None
+        """A run that should have been killed with everything while all stood still."""
         self._link = GuestLink(process, self._on_ended)
 
     @classmethod
@@ -146,6 +150,19 @@ class GuestSandbox:
         """Host pids of the sandbox."""
         return [] if self._closed else self._process.processes()
 
+    async def freeze(self) -> FreezeReport:
+        """Stop every process inside."""
+        if not self.alive:
+            raise SandboxUnavailable("the sandbox has ended; the session needs a new one")
+        return await self._freezer.freeze()
+
+    async def thaw(self) -> None:
+        """Undo ``freeze``; a guest that could not obey meanwhile gets its time to do so."""
+        self._freezer.thaw()
+        if self._overdue is not None:
+            overdue, self._overdue = self._overdue, None
+            asyncio.get_running_loop().call_later(KILL_S, self._kill_overdue, overdue)
+
     async def aclose(self) -> None:
         """Kill everything inside and return when nothing is left."""
         if not self._closed:
@@ -174,7 +191,14 @@ class GuestSandbox:
 
     def kill_all(self) -> None:
         """Kill the sandbox; its end is then seen on the control socket."""
-        self._process.kill()
+        if self._freezer.wanted:
+            self._overdue = self._run
+        else:
+            self._process.kill()
+
+    def _kill_overdue(self, run: GuestRun) -> None:
+        if run is self._run and not self._closed:
+            self.kill_all()
 
     def drop_warm(self) -> None:
         """Ask the guest to let go of warm imports."""
@@ -230,6 +254,7 @@ class GuestSandbox:
 
     async def _bury(self) -> None:
         self._process.kill()
+        self._freezer.thaw()  # what is frozen does not die; what was killed runs no further
         await self._process.wait()
 
 

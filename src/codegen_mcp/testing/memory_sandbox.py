@@ -10,11 +10,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from codegen_mcp.core.errors import SandboxUnavailable
+from codegen_mcp.core.errors import SandboxUnavailable, WrongState
 from codegen_mcp.core.limits import ResourceLimits, Usage
 from codegen_mcp.core.output import OutputSink
 from codegen_mcp.core.task import Command, EndedBy, Outcome
-from codegen_mcp.sandbox.base import WALLS, Enforcement, IsolationLevel, Probe, SandboxSpec
+from codegen_mcp.sandbox.base import (
+    WALLS,
+    Enforcement,
+    FreezeReport,
+    IsolationLevel,
+    Probe,
+    SandboxSpec,
+)
 
 Answer = Callable[[Command, OutputSink], Awaitable[Outcome]]
 
@@ -38,6 +45,9 @@ class MemorySandbox:
         """Where ``moved`` said that its slot lies."""
         self.used = Usage()
         """What ``usage`` answers."""
+        self.frozen = False
+        self.freezes = FreezeReport(frozen=True, how="cgroup")
+        """What ``freeze`` answers."""
 
     @property
     def alive(self) -> bool:
@@ -79,8 +89,21 @@ class MemorySandbox:
         """There are none."""
         return []
 
+    async def freeze(self) -> FreezeReport:
+        """Stand still, as far as the answer says so."""
+        self._check_alive()
+        if self.frozen:
+            raise WrongState("the sandbox is frozen already; thaw it first")
+        self.frozen = self.freezes.frozen
+        return self.freezes
+
+    async def thaw(self) -> None:
+        """Undo it."""
+        self.frozen = False
+
     async def aclose(self) -> None:
         """End it."""
+        self.frozen = False
         if not self.closed:
             await asyncio.sleep(0)
             self.closed = True

@@ -37,5 +37,9 @@ LAWS: Sequence[Law] = (
     lives.a_cancelled_boot_leaves_nothing,
     lives.nothing_accumulates,
     lives.usage_is_read_while_a_run_goes_on,
+    lives.what_is_frozen_stands_still_and_goes_on_afterwards,
+    lives.a_frozen_sandbox_can_be_closed,
+    lives.a_freeze_that_is_cancelled_is_undone,
+    lives.a_deadline_that_passes_in_the_freeze_ends_the_run_afterwards,
     lives.a_worker_that_is_root_never_runs_code_as_itself,
 )

@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from codegen_mcp.core.errors import SandboxUnavailable
+from codegen_mcp.core.errors import SandboxUnavailable, WrongState
 from codegen_mcp.core.limits import ResourceLimits, Usage
 from codegen_mcp.core.output import OutputSink
 from codegen_mcp.core.task import Command, EndedBy, Outcome, Stream
+from codegen_mcp.sandbox.base import FreezeReport
 
 SUCCESS = Outcome(ended_by=EndedBy.EXIT, exit_code=0)
 
@@ -55,6 +56,9 @@ class ScriptedSandbox:
         """So many next runs find the sandbox lost before they begin."""
         self.packages_changes = 0
         """How often it was told to drop warm imports."""
+        self.frozen = False
+        self.freezes = FreezeReport(frozen=True, how="cgroup")
+        """What ``freeze`` answers."""
 
     @property
     def alive(self) -> bool:
@@ -110,6 +114,19 @@ class ScriptedSandbox:
     def processes(self) -> list[int]:
         """There are none."""
         return []
+
+    async def freeze(self) -> FreezeReport:
+        """Note it; no run goes on by itself anyway."""
+        if self._closed:
+            raise SandboxUnavailable("the scripted sandbox is closed")
+        if self.frozen:
+            raise WrongState("the scripted sandbox is frozen already")
+        self.frozen = self.freezes.frozen
+        return self.freezes
+
+    async def thaw(self) -> None:
+        """Note it."""
+        self.frozen = False
 
     async def aclose(self) -> None:
         """End a run under way as a lost sandbox ends it."""
