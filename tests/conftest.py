@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from codegen_mcp.testing.s3_server import S3Server, shared_s3_server
 from codegen_mcp.testing.worker import start_worker_process, state_directory
 
 
@@ -23,3 +25,13 @@ def shared_worker() -> Iterator[str]:
             code = runner.run(worker.stop())
             runner.run(directory.__aexit__(None, None, None))
     assert code == 0
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One real S3 server for the whole run, also when several processes run it."""
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent
+    with shared_s3_server(directory) as server:
+        yield server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -15,14 +16,28 @@ import pytest
 from codegen_mcp.core.errors import AlreadyExists, Corrupt, InvalidRequest, NotFound
 from codegen_mcp.stores.base import PIECE_BYTES, SMALL_BYTES, ObjectStore
 from codegen_mcp.stores.registry import open_store
+from codegen_mcp.stores.s3 import S3Store
+from codegen_mcp.stores.s3_config import parse_s3_url
+from codegen_mcp.testing.s3_server import S3Server
 
 WRITERS = 20
 
 
-@pytest.fixture(params=["memory", "local"])
+def large_apart(server: S3Server) -> ObjectStore:
+    """An S3 store that sends what is more than one piece in parts."""
+    config = parse_s3_url(server.new_url(), server.environ())
+    return S3Store(
+        dataclasses.replace(config, single_bytes=PIECE_BYTES, part_bytes=PIECE_BYTES // 2)
+    )
+
+
+@pytest.fixture(params=["memory", "local", "s3"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
-    address = {"memory": "memory:", "local": str(tmp_path / "objects")}[request.param]
-    async with open_store(address) as opened:
+    if request.param == "s3":
+        made = large_apart(request.getfixturevalue("s3"))
+    else:
+        made = open_store({"memory": "memory:", "local": str(tmp_path / "objects")}[request.param])
+    async with made as opened:
         yield opened
 
 

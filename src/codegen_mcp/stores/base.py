@@ -30,12 +30,17 @@ def check_key(key: str) -> str:
     Raises:
         InvalidRequest: It is another text.
     """
-    if len(key) > 512 or not _KEY.fullmatch(key):
+    if not is_key(key):
         raise InvalidRequest(
             f"object key {key[:120]!r} is not valid; use segments of 1 to 255 letters, digits and "
             "'._=+@-', with '/' between them, 512 characters in all"
         )
     return key
+
+
+def is_key(text: str) -> bool:
+    """Whether ``check_key`` accepts it."""
+    return len(text) <= 512 and _KEY.fullmatch(text) is not None
 
 
 def check_small(data: bytes) -> bytes:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from codegen_mcp.core.errors import AlreadyExists, InvalidRequest, StoreUnavailable
-from codegen_mcp.stores.base import ObjectInfo, check_key
+from codegen_mcp.stores.base import ObjectInfo, is_key
 
 TEMPORARY = "~tmp"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -215,15 +215,7 @@ def _sorted_names(root: int, below: str) -> Sequence[tuple[str, bool]]:
             ]
     finally:
         os.close(directory)
-    return sorted((key, key != name) for key, name in found if _is_key(name))
-
-
-def _is_key(name: str) -> bool:
-    try:
-        check_key(name)
-    except InvalidRequest:
-        return False
-    return True
+    return sorted((key, key != name) for key, name in found if is_key(name))
 
 
 def batches(objects: Iterator[ObjectInfo], count: int) -> Sequence[ObjectInfo]:

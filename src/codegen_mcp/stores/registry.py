@@ -28,9 +28,24 @@ def _local(url: str, environ: Mapping[str, str]) -> ObjectStore:
     return LocalStore(Path(path))
 
 
+def _s3(url: str, environ: Mapping[str, str]) -> ObjectStore:
+    try:
+        from codegen_mcp.stores.s3 import S3Store
+    except ModuleNotFoundError as error:
+        if error.name != "obstore":
+            raise
+        raise InvalidRequest(
+            f"store {url!r} needs obstore; install codegen-mcp[s3] (pip install 'codegen-mcp[s3]')"
+        ) from error
+    from codegen_mcp.stores.s3_config import parse_s3_url
+
+    return S3Store(parse_s3_url(url, environ))
+
+
 STORES: Mapping[str, Factory] = {
     "memory": _memory,
     "file": _local,
+    "s3": _s3,
 }
 """By the scheme of their addresses."""
 
