@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -19,136 +18,26 @@ from pydantic import ValidationError
 from codegen_mcp.core.errors import (
     AlreadyExists,
     Draining,
-    Full,
     InvalidRequest,
     NotFound,
     OutcomeUnknown,
     UnknownTool,
 )
-from codegen_mcp.core.ids import check_task_id, new_session_id, new_task_id
-from codegen_mcp.core.limits import ResourceLimits, Usage
-from codegen_mcp.core.session import SessionConfig, SessionState
+from codegen_mcp.core.ids import check_task_id, new_task_id
 from codegen_mcp.core.task import EndedBy, Stream, TaskStatus
 from codegen_mcp.engine.base import (
-    Capacity,
     ErrorEvent,
     ProgressEvent,
     ResultEvent,
-    SessionView,
     TaskEvent,
     TaskMetadata,
     TaskSubmission,
     TaskView,
 )
+from codegen_mcp.testing.memory_checkpoints import MemoryCheckpoints
+from codegen_mcp.testing.memory_sessions import MemorySessions
 from codegen_mcp.testing.memory_task import MemoryContext, MemoryTask, Runner, no_code
-from codegen_mcp.testing.memory_workspace import MemoryWorkspace
 from codegen_mcp.tools.base import Tool, ToolModel, ToolSpec
-
-
-class MemorySessions:
-    """Sessions in a dictionary."""
-
-    def __init__(self, max_sessions: int) -> None:
-        self._max = max_sessions
-        self._views: dict[str, SessionView] = {}
-        self._workspaces: dict[str, MemoryWorkspace] = {}
-        self.idle_timeouts: dict[str, float] = {}
-        self.default_limits = ResourceLimits()
-        self.draining = False
-
-    async def create(self, config: SessionConfig) -> SessionView:
-        """Add one."""
-        if self.draining:
-            raise Draining("the engine takes no new work")
-        if len(self._views) >= self._max:
-            raise Full(
-                f"all {self._max} sessions are in use; destroy one or retry later",
-                retry_after_s=1.5,
-            )
-        now = time.time_ns() // 1_000_000
-        limits = config.limits or self.default_limits
-        view = SessionView(
-            session_id=new_session_id(),
-            workspace_id=config.workspace_id,
-            user_id=config.user_id,
-            workspace_path="/workspace",
-            state=SessionState.READY,
-            created_at_ms=now,
-            last_activity_ms=now,
-            active_tasks=0,
-            usage=Usage(),
-            metadata=dict(config.metadata),
-            recent_tasks=(),
-            limits=limits,
-            isolation={"sandbox": "none"},
-            incarnation=1,
-            language=config.language or "python",
-        )
-        self._views[view.session_id] = view
-        self._workspaces[view.session_id] = MemoryWorkspace(limits.disk_bytes)
-        if config.idle_timeout_s is not None:
-            self.idle_timeouts[view.session_id] = config.idle_timeout_s
-        return view
-
-    async def destroy(self, session_id: str, *, force: bool) -> None:
-        """Drop one."""
-        self.get(session_id)
-        del self._views[session_id], self._workspaces[session_id]
-
-    def get(self, session_id: str) -> SessionView:
-        """Look one up."""
-        view = self._views.get(session_id)
-        if view is None:
-            raise NotFound(
-                f"there is no session {session_id[:80]!r}; create one",
-                reason="SESSION_NOT_FOUND",
-            )
-        used = self._workspaces[session_id].used_bytes
-        return replace(view, usage=replace(view.usage, disk_bytes=used))
-
-    def list(self) -> Sequence[SessionView]:
-        """All."""
-        return [self.get(session_id) for session_id in self._views]
-
-    def capacity(self) -> Capacity:
-        """Counts."""
-        return Capacity(total=self._max, active=len(self._views), sessions=self.list())
-
-    def workspace(self, session_id: str) -> MemoryWorkspace:
-        """Its files."""
-        self.get(session_id)
-        return self._workspaces[session_id]
-
-    def metadata(self, session_id: str) -> Mapping[str, str]:
-        """Its metadata."""
-        return self.get(session_id).metadata
-
-    async def update_metadata(
-        self, session_id: str, metadata: Mapping[str, str], *, replace: bool
-    ) -> Mapping[str, str]:
-        """Merge or replace."""
-        before = self.metadata(session_id)
-        whole = dict(metadata) if replace else {**before, **metadata}
-        self._change(session_id, metadata=whole)
-        return whole
-
-    async def set_idle_timeout(self, session_id: str, seconds: float) -> None:
-        """Note it; nothing is ever cleaned up here."""
-        self.get(session_id)
-        self.idle_timeouts[session_id] = seconds
-
-    def task_changed(self, session_id: str, task_id: str, more: int) -> None:
-        """Note that a task began (1) or ended (-1)."""
-        view = self._views.get(session_id)
-        if view is not None:
-            active = view.active_tasks + more
-            recent = [task_id, *(other for other in view.recent_tasks if other != task_id)][:20]
-            state = SessionState.BUSY if active else SessionState.IDLE
-            self._change(session_id, recent_tasks=recent, active_tasks=active, state=state)
-
-    def _change(self, session_id: str, **values: Any) -> None:
-        now = time.time_ns() // 1_000_000
-        self._views[session_id] = replace(self._views[session_id], last_activity_ms=now, **values)
 
 
 class MemoryTasks:
@@ -330,7 +219,7 @@ def validated(spec: ToolSpec, arguments: ToolModel | Mapping[str, Any] | str) ->
 
 
 class MemoryEngine:
-    """Sessions and tasks together; an async context manager that owns what runs."""
+    """Sessions, tasks and checkpoints; an async context manager that owns what runs."""
 
     def __init__(
         self,
@@ -340,6 +229,7 @@ class MemoryEngine:
         runner: Runner = no_code,
     ) -> None:
         self.sessions = MemorySessions(max_sessions)
+        self.checkpoints = MemoryCheckpoints(self.sessions)
         self.tasks = MemoryTasks(self.sessions, tools, runner)
 
     async def __aenter__(self) -> MemoryEngine:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from codegen_mcp.core.errors import (
@@ -35,9 +35,16 @@ class Entry:
 class MemoryWorkspace:
     """Files by their normal path."""
 
-    def __init__(self, max_bytes: int = 1 << 30) -> None:
-        self._entries: dict[bytes, Entry] = {}
+    def __init__(
+        self, max_bytes: int = 1 << 30, entries: Mapping[bytes, Entry] | None = None
+    ) -> None:
+        self._entries: dict[bytes, Entry] = dict(entries or {})
         self._max_bytes = max_bytes
+
+    @property
+    def entries(self) -> Mapping[bytes, Entry]:
+        """A copy of what it holds now."""
+        return dict(self._entries)
 
     @property
     def used_bytes(self) -> int:

@@ -1,0 +1,139 @@
+"""Sessions in memory: the second implementation of ``engine.base.Sessions``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from codegen_mcp.core.errors import Draining, Full, NotFound
+from codegen_mcp.core.ids import new_session_id
+from codegen_mcp.core.limits import ResourceLimits, Usage
+from codegen_mcp.core.session import SessionConfig, SessionState
+from codegen_mcp.engine.base import Capacity, SessionView
+from codegen_mcp.testing.memory_workspace import MemoryWorkspace
+
+
+class MemorySessions:
+    """Sessions in a dictionary."""
+
+    def __init__(self, max_sessions: int) -> None:
+        self._max = max_sessions
+        self._views: dict[str, SessionView] = {}
+        self._workspaces: dict[str, MemoryWorkspace] = {}
+        self.environments: dict[str, Mapping[str, str]] = {}
+        self.idle_timeouts: dict[str, float] = {}
+        self.default_limits = ResourceLimits()
+        self.draining = False
+
+    async def create(self, config: SessionConfig) -> SessionView:
+        """Add one."""
+        self.check_room(1)
+        view = self.view_of(new_session_id(), config)
+        if config.idle_timeout_s is not None:
+            self.idle_timeouts[view.session_id] = config.idle_timeout_s
+        self.put(view, MemoryWorkspace(view.limits.disk_bytes), config.env)
+        return view
+
+    def view_of(self, session_id: str, config: SessionConfig, **values: Any) -> SessionView:
+        """Return a fresh session as it would be seen, and ``values`` of it; it is not kept."""
+        now = time.time_ns() // 1_000_000
+        limits = config.limits or self.default_limits
+        return SessionView(
+            **{"incarnation": 1, **values},
+            session_id=session_id,
+            workspace_id=config.workspace_id,
+            user_id=config.user_id,
+            workspace_path="/workspace",
+            state=SessionState.READY,
+            created_at_ms=now,
+            last_activity_ms=now,
+            active_tasks=0,
+            usage=Usage(),
+            metadata=dict(config.metadata),
+            recent_tasks=(),
+            limits=limits,
+            isolation={"sandbox": "none"},
+            language=config.language or "python",
+            auto_restore=config.auto_restore,
+            durability=config.durability,
+            checkpoint_interval_s=config.checkpoint_interval_s or 0.0,
+        )
+
+    def put(self, view: SessionView, workspace: MemoryWorkspace, env: Mapping[str, str]) -> None:
+        """Let a session be as given, whether there was one of its id or not."""
+        self._views[view.session_id] = view
+        self._workspaces[view.session_id] = workspace
+        self.environments[view.session_id] = dict(env)
+
+    def check_room(self, count: int) -> None:
+        """Refuse when so many more do not fit."""
+        if self.draining:
+            raise Draining("the engine takes no new work")
+        if len(self._views) + count > self._max:
+            raise Full(
+                f"{len(self._views)} of {self._max} sessions are in use; destroy one or retry "
+                "later",
+                retry_after_s=1.5,
+            )
+
+    async def destroy(self, session_id: str, *, force: bool) -> None:
+        """Drop one."""
+        self.get(session_id)
+        del self._views[session_id], self._workspaces[session_id], self.environments[session_id]
+
+    def get(self, session_id: str) -> SessionView:
+        """Look one up."""
+        view = self._views.get(session_id)
+        if view is None:
+            raise NotFound(
+                f"there is no session {session_id[:80]!r}; create one",
+                reason="SESSION_NOT_FOUND",
+            )
+        used = self._workspaces[session_id].used_bytes
+        return replace(view, usage=replace(view.usage, disk_bytes=used))
+
+    def list(self) -> Sequence[SessionView]:
+        """All."""
+        return [self.get(session_id) for session_id in self._views]
+
+    def capacity(self) -> Capacity:
+        """Counts."""
+        return Capacity(total=self._max, active=len(self._views), sessions=self.list())
+
+    def workspace(self, session_id: str) -> MemoryWorkspace:
+        """Its files."""
+        self.get(session_id)
+        return self._workspaces[session_id]
+
+    def metadata(self, session_id: str) -> Mapping[str, str]:
+        """Its metadata."""
+        return self.get(session_id).metadata
+
+    async def update_metadata(
+        self, session_id: str, metadata: Mapping[str, str], *, replace: bool
+    ) -> Mapping[str, str]:
+        """Merge or replace."""
+        before = self.metadata(session_id)
+        whole = dict(metadata) if replace else {**before, **metadata}
+        self._change(session_id, metadata=whole)
+        return whole
+
+    async def set_idle_timeout(self, session_id: str, seconds: float) -> None:
+        """Note it; nothing is ever cleaned up here."""
+        self.get(session_id)
+        self.idle_timeouts[session_id] = seconds
+
+    def task_changed(self, session_id: str, task_id: str, more: int) -> None:
+        """Note that a task began (1) or ended (-1)."""
+        view = self._views.get(session_id)
+        if view is not None:
+            active = view.active_tasks + more
+            recent = [task_id, *(other for other in view.recent_tasks if other != task_id)][:20]
+            state = SessionState.BUSY if active else SessionState.IDLE
+            self._change(session_id, recent_tasks=recent, active_tasks=active, state=state)
+
+    def _change(self, session_id: str, **values: Any) -> None:
+        now = time.time_ns() // 1_000_000
+        self._views[session_id] = replace(self._views[session_id], last_activity_ms=now, **values)
