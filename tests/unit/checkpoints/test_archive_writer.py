@@ -16,7 +16,7 @@ from dataclasses import replace
 import pytest
 
 from codegen_mcp.core.checkpoint import Entry
-from codegen_mcp.engine.checkpoints import archive_codec
+from codegen_mcp.engine.checkpoints import archive_codec, archive_groups
 from codegen_mcp.engine.checkpoints.archive_reader import verify_archive
 from codegen_mcp.engine.checkpoints.archive_writer import ArchiveWriter, Changed
 from codegen_mcp.engine.checkpoints.manifest import Manifest
@@ -204,18 +204,22 @@ def test_only_members_with_a_stale_name_are_packed_again() -> None:
         assert len(tar.getnames()) == 6
 
 
-def test_members_are_packed_again_in_place_even_when_they_grow() -> None:
-    # What is dropped was the pattern for what stays, so that what stays costs more than before.
-    base = noise(30_000)
-    contents = {}
-    for i in range(200):
-        contents[b"workspace/%03d" % i] = base if i % 2 == 0 else base[:-1]
+def test_members_are_packed_again_in_place_even_when_they_grow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    contents = {b"workspace/%d" % i: bytes(300_000) for i in range(8)}
+    contents[b"workspace/large"] = noise(2_000_000)
+    contents.update({b"workspace/late%d" % i: noise(300_000, i) for i in range(3)})
     entries = [file(name, data) for name, data in contents.items()]
     spool = io.BytesIO()
     with ArchiveWriter(spool) as writer:
         add_all(writer, [ROOT, *entries], contents)
-        writer.drop([entry.path for entry in entries[::2]])
-        check(spool, writer, [ROOT, *entries[1::2]])
+        small = len(spool.getvalue())
+        writer.drop([entries[0].path, entries[2].path, entries[4].path])
+        # What stays is stored now, so that nearly a megabyte has to wait for its place.
+        monkeypatch.setattr(archive_groups, "deflate", lambda data: gzip.compress(data, 0))
+        check(spool, writer, [ROOT, entries[1], entries[3], *entries[5:]])
+    assert len(spool.getvalue()) > small + 500_000
 
 
 def test_an_empty_archive_is_one() -> None:

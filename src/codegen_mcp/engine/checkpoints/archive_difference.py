@@ -6,13 +6,13 @@ from codegen_mcp.core.errors import Corrupt
 from codegen_mcp.engine.checkpoints import tar_format
 
 _FIELDS = {
+    "type": (156, 157),
     "name": (0, 100),
     "mode": (100, 108),
     "uid": (108, 116),
     "gid": (116, 124),
     "size": (124, 136),
     "mtime": (136, 148),
-    "type": (156, 157),
     "link": (157, 257),
     "magic": (257, 265),
     "rest": (265, 512),

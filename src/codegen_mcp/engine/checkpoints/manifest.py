@@ -74,7 +74,7 @@ def decode_manifest(
         WrongState: A newer format.
     """
     head, entries = read_manifest(data, expected_checkpoint, max_bytes)
-    return Manifest(head.checkpoint, head.parent, entries, head.removed)
+    return Manifest(head.checkpoint, head.parent, tuple(entries), head.removed)
 
 
 def _text(path: bytes) -> str:

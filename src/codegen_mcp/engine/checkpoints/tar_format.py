@@ -6,6 +6,7 @@ manual ("Basic Tar Format"). A reader builds the header that an entry must have 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from codegen_mcp.core.checkpoint import Entry, EntryKind
@@ -41,6 +42,7 @@ _OWNER = b"0001750\x000001750\0"
 _ROOT = b"0000000\x000000000\0"
 _CHECKSUM_SPACES = 8 * 0x20
 _OCTAL_END = 8**11
+_OCTAL = re.compile(rb"[0-7]{11}\0")
 _TAIL = bytes(247)
 _MODES = [b"%07o\0" % mode for mode in range(0o10000)]
 
@@ -60,7 +62,7 @@ def parse_number(field: bytes) -> int:
         value = int.from_bytes(field, "big")
         value = value - (1 << 96) if field[0] == 0xFF else value & ~(1 << 95)
     else:
-        value = int(field[:11], 8)
+        value = int(field[:11], 8) if _OCTAL.fullmatch(field) else -1
     if number(value) != field:
         raise ValueError(f"{field!r} is no number field of this format")
     return value
