@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,12 @@ from codegen_mcp.sandbox.volumes.plain import PlainDriver
 from codegen_mcp.sandbox.volumes.registry import Volumes
 from codegen_mcp.sandbox.volumes.space import VolumeConfig, free_on
 from codegen_mcp.testing.kernel_objects import kernel_objects, nothing_left
+from codegen_mcp.testing.tree_facts import tree_facts
 
 SIZE = 16 * MIB
 ROOT_USER = os.geteuid() == 0
 IDENTITY = HostIdentity(uid=200_001, gid=200_001) if ROOT_USER else None
+OTHER = HostIdentity(uid=200_002, gid=200_002) if ROOT_USER else None
 WITHIN_S = 10.0
 
 
@@ -228,3 +231,200 @@ async def test_many_at_once_are_kept_apart(driver: VolumeDriver, state: Path) ->
     finally:
         for volume in volumes:
             await volume.detach()
+
+
+def make_content(volume: Volume) -> None:
+    workspace = volume.root / "workspace"
+    for number in range(40):
+        (workspace / f"d{number % 4}").mkdir(exist_ok=True)
+        (workspace / f"d{number % 4}" / str(number)).write_bytes(os.urandom(number * 997))
+    os.link(workspace / "d1" / "5", workspace / "d2" / "linked")
+    os.symlink("/etc", workspace / "link")
+    os.mkfifo(workspace / "fifo")
+    (workspace / "set-id").write_bytes(b"x")
+    (volume.root / "venv" / "bin").mkdir()
+    (volume.root / "venv" / "bin" / "python").write_bytes(b"program")
+    for path in (workspace, *workspace.rglob("*"), *(volume.root / "venv").rglob("*")):
+        if IDENTITY:
+            os.chown(path, IDENTITY.uid, IDENTITY.gid, follow_symlinks=False)
+    (workspace / "set-id").chmod(0o4755)
+
+
+def facts(volume: Volume) -> list[object]:
+    return [tree_facts(volume.root / part) for part in ("workspace", "venv")]
+
+
+def owners(volume: Volume) -> set[tuple[int, int]]:
+    paths = [volume.root / part for part in ("workspace", "venv")]
+    found = [path.lstat() for part in paths for path in (part, *part.rglob("*"))]
+    return {(one.st_uid, one.st_gid) for one in found}
+
+
+@asynccontextmanager
+async def clone_of(driver: VolumeDriver, source: Volume, directory: Path) -> AsyncIterator[Volume]:
+    directory.mkdir()
+    volume = await driver.clone(source, directory, SIZE, OTHER)
+    try:
+        yield volume
+    finally:
+        await volume.detach()
+
+
+async def test_a_clone_has_the_same_content_and_belongs_to_another_user(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    make_content(volume)
+    before = facts(volume)
+    async with clone_of(driver, volume, state / "clone") as clone:
+        assert facts(clone) == before == facts(volume)
+        assert clone.usage().size_bytes == SIZE
+        assert clone.root.stat().st_mode & 0o777 == 0o711
+        if IDENTITY and OTHER:
+            assert owners(clone) == {(OTHER.uid, OTHER.gid)}
+            assert owners(volume) == {(IDENTITY.uid, IDENTITY.gid)}
+        assert {path.name for path in clone.root.iterdir()} == {
+            path.name for path in volume.root.iterdir()
+        }
+
+
+async def test_neither_sees_what_is_written_to_the_other(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    shared = volume.root / "workspace" / "shared"
+    shared.write_bytes(b"common" * 10_000)
+    async with clone_of(driver, volume, state / "clone") as clone:
+        copied = clone.root / "workspace" / "shared"
+        copied.write_bytes(b"theirs" * 10_000)
+        (clone.root / "workspace" / "new").touch()
+        assert shared.read_bytes() == b"common" * 10_000
+        shared.write_bytes(b"mine!!" * 10_000)
+        (volume.root / "venv" / "new").touch()
+        os.sync()
+        assert copied.read_bytes() == b"theirs" * 10_000
+        assert os.listdir(clone.root / "venv") == []
+        assert os.listdir(volume.root / "workspace") == ["shared"]
+
+
+async def test_a_clone_outlives_its_source_and_a_remount(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    make_content(volume)
+    before = facts(volume)
+    async with clone_of(driver, volume, state / "clone") as clone:
+        await volume.detach()
+        shutil.rmtree(state / "slot")
+        assert facts(clone) == before
+    adopted = await driver.adopt(state / "clone", OTHER)
+    try:
+        assert facts(adopted) == before
+        assert adopted.usage().size_bytes == SIZE
+    finally:
+        await adopted.detach()
+
+
+async def test_a_clone_has_the_size_of_its_own(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    write(volume.root / "workspace" / "some", 6 * MIB)
+    async with clone_of(driver, volume, state / "clone") as clone:
+        await asyncio.sleep(0)  # a watcher begins with what is free before the writes below
+        assert write(clone.root / "workspace" / "rest", 9 * MIB) == 9 * MIB
+        assert not clone.usage().full
+        write(clone.root / "workspace" / "more", SIZE)
+        await until_full(clone)
+        assert not volume.usage().full
+
+
+async def test_a_volume_that_is_nearly_full_can_be_cloned(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    path = volume.root / "workspace" / "big"
+    assert write(path, SIZE - MIB) == SIZE - MIB
+    async with clone_of(driver, volume, state / "clone") as clone:
+        copied = clone.root / "workspace" / "big"
+        assert copied.stat().st_size == SIZE - MIB
+        assert copied.read_bytes() == path.read_bytes()
+
+
+async def test_eight_clones_at_once_are_equal_and_kept_apart(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    make_content(volume)
+    before = facts(volume)
+    async with AsyncExitStack() as stack:
+        clones = await asyncio.gather(
+            *(
+                stack.enter_async_context(clone_of(driver, volume, state / f"clone-{number}"))
+                for number in range(8)
+            )
+        )
+        for number, clone in enumerate(clones):
+            assert facts(clone) == before
+            (clone.root / "workspace" / "mine").write_text(str(number))
+        for number, clone in enumerate(clones):
+            assert (clone.root / "workspace" / "mine").read_text() == str(number)
+
+
+async def test_a_clone_of_a_clone_is_one_too(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    make_content(volume)
+    async with clone_of(driver, volume, state / "clone") as clone:
+        (clone.root / "workspace" / "later").write_bytes(b"x" * 100_000)
+        async with clone_of(driver, clone, state / "grandchild") as grandchild:
+            assert facts(grandchild) == facts(clone)
+
+
+async def test_a_clone_of_another_kind_has_the_same_content(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    make_content(volume)
+    config = VolumeConfig(state_directory=state, reserve_bytes=0)
+    if driver.name == "loop":
+        other: VolumeDriver = PlainDriver(config)
+    elif reason := await loop.probe(config):
+        pytest.skip(reason)
+    else:
+        other = LoopDriver(config)
+    async with clone_of(other, volume, state / "clone") as clone:
+        assert type(clone) is not type(volume)
+        assert facts(clone) == facts(volume)
+
+
+async def test_a_clone_for_which_there_is_no_room_leaves_nothing(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    slot = state / "clone"
+    slot.mkdir()
+    greedy = free_on(state) + GIB
+    with pytest.raises(Full) as caught:
+        await driver.clone(volume, slot, greedy, OTHER)
+    assert caught.value.reason == "DISK_FULL"
+    assert list(slot.iterdir()) == []
+    assert driver.footprint(greedy) >= greedy
+
+
+async def test_a_clone_that_is_cancelled_leaves_nothing(
+    driver: VolumeDriver, volume: Volume, state: Path
+) -> None:
+    make_content(volume)
+    write(volume.root / "workspace" / "big", 8 * MIB)
+    before = facts(volume)
+    slot = state / "clone"
+    slot.mkdir()
+    cancelled = 0
+    for delay in (0, 0.001, 0.003, 0.006, 0.01, 0.02, 0.04, 0.08):
+        cloning = asyncio.ensure_future(driver.clone(volume, slot, SIZE, OTHER))
+        await asyncio.sleep(delay)
+        cloning.cancel()
+        try:
+            made = await cloning
+        except asyncio.CancelledError:
+            cancelled += 1
+            assert list(slot.iterdir()) == []
+            assert kernel_objects(slot) == []
+        else:
+            await made.detach()
+            break
+    assert cancelled
+    assert facts(volume) == before

@@ -19,8 +19,8 @@ from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.slot import Slot
 from codegen_mcp.engine.slot_factory import SlotFactory
 from codegen_mcp.engine.state_directory import StateDirectory
-from codegen_mcp.engine.trees import chown_tree
 from codegen_mcp.sandbox.volumes.threads import to_end
+from codegen_mcp.sandbox.volumes.trees import chown_tree
 
 log = structlog.get_logger()
 

@@ -16,7 +16,7 @@ import structlog
 from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.slot import Slot
 from codegen_mcp.engine.slot_factory import SlotFactory
-from codegen_mcp.engine.trees import remove_tree
+from codegen_mcp.sandbox.volumes.trees import remove_tree
 
 log = structlog.get_logger()
 

@@ -20,6 +20,7 @@ from pathlib import Path
 LOOP_CTL_GET_FREE = 0x4C82
 LOOP_CONFIGURE = 0x4C0A
 LOOP_CLR_FD = 0x4C01
+LOOP_SET_DIRECT_IO = 0x4C08
 LO_FLAGS_AUTOCLEAR = 4
 LO_FLAGS_DIRECT_IO = 16
 LOOP_MAJOR = 7
@@ -29,16 +30,19 @@ _ATTEMPTS = 64
 
 
 @contextmanager
-def attached(image: Path, *, block_size: int = 4096, wait_s: float = 3.0) -> Iterator[Path]:
+def attached(
+    image: Path, *, block_size: int = 4096, wait_s: float = 3.0, direct: bool = True
+) -> Iterator[Path]:
     """Attach an image while the block runs; a mount made inside keeps the device after it.
 
     Direct I/O avoids caching everything twice; where the file system of the image cannot do it the
-    kernel goes on without.
+    kernel goes on without. It waits until the image's dirty pages are on disk.
 
     Args:
         image: The file.
         block_size: The device's logical block size.
         wait_s: How long to wait for another device to let go of the image.
+        direct: From the start; else ``use_direct_io`` may follow.
 
     Raises:
         BlockingIOError: A device still has the image.
@@ -47,7 +51,7 @@ def attached(image: Path, *, block_size: int = 4096, wait_s: float = 3.0) -> Ite
     backing = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     try:
         _lock(backing, wait_s)
-        number, device = _configure(backing, block_size)
+        number, device = _configure(backing, block_size, direct)
     finally:
         os.close(backing)
     try:
@@ -65,6 +69,16 @@ def devices_below(directory: Path) -> list[tuple[int, Path]]:
             if backing.is_relative_to(directory):
                 found.append((int(entry.parts[3].removeprefix("loop")), backing))
     return sorted(found)
+
+
+def use_direct_io(device: int) -> None:
+    """Let an open device go over to direct I/O, once what is dirty of its image is on disk.
+
+    Raises:
+        OSError: The image cannot be written to, or its file system knows no direct I/O.
+    """
+    os.fsync(device)  # here and not in the ioctl, which holds up all requests
+    fcntl.ioctl(device, LOOP_SET_DIRECT_IO, 1)
 
 
 def detach(number: int) -> None:
@@ -92,9 +106,9 @@ def _lock(backing: int, wait_s: float) -> None:
             return
 
 
-def _configure(backing: int, block_size: int) -> tuple[int, int]:
+def _configure(backing: int, block_size: int, direct: bool) -> tuple[int, int]:
     """Take a free device; another process may be faster, then ask for the next."""
-    flags = LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO
+    flags = LO_FLAGS_AUTOCLEAR | (LO_FLAGS_DIRECT_IO if direct else 0)
     info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, b"", b"", b"", 0, 0)
     config = _CONFIG.pack(backing, block_size, info)
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)

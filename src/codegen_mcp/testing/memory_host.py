@@ -6,6 +6,7 @@ bookkeeping that tells a test what was not given back.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from codegen_mcp.languages.base import (
 )
 from codegen_mcp.sandbox.base import Enforcement, HostIdentity
 from codegen_mcp.sandbox.cgroup import CgroupCounters
-from codegen_mcp.sandbox.volumes.base import VolumeUsage
+from codegen_mcp.sandbox.volumes.base import Volume, VolumeUsage
 
 
 class MemoryVolume:
@@ -76,6 +77,19 @@ class MemoryVolumes:
         for name in ("workspace", "venv"):
             (directory / "volume" / name).mkdir(parents=True)
         return self._attach(directory, size_bytes)
+
+    async def clone(
+        self, source: Volume, directory: Path, size_bytes: int, identity: HostIdentity | None
+    ) -> MemoryVolume:
+        """Copy the directories."""
+        if size_bytes > self.free_bytes():
+            raise Full(f"no room for {size_bytes} bytes", reason="DISK_FULL", retry_after_s=5.0)
+        shutil.copytree(source.root, directory / "volume", symlinks=True)
+        return self._attach(directory, size_bytes)
+
+    def footprint(self, size_bytes: int) -> int:
+        """Just that."""
+        return size_bytes
 
     async def adopt(self, directory: Path, identity: HostIdentity | None) -> MemoryVolume:
         """Take over the directories."""

@@ -66,6 +66,23 @@ class VolumeDriver(Protocol):
             Full: The host has not that much room left beyond its reserve.
         """
 
+    async def clone(
+        self, source: Volume, directory: Path, size_bytes: int, identity: HostIdentity | None
+    ) -> Volume:
+        """Make one below the existing ``directory`` that has what ``source`` has now.
+
+        It is independent, reserved as by ``create``, and all of it belongs to ``identity``. The
+        source stays attached; nobody may write to it meanwhile. It may be of another kind, and
+        its size another one. A clone that fails or is cancelled leaves nothing.
+
+        Raises:
+            Full: The host has not that much room left, or the content does not fit.
+            Unavailable: The source was written to all the time.
+        """
+
+    def footprint(self, size_bytes: int) -> int:
+        """Return what a volume of that size takes from ``free_bytes``."""
+
     async def adopt(self, directory: Path, identity: HostIdentity | None) -> Volume:
         """Attach one that a dead worker left.
 

@@ -13,7 +13,8 @@ import shutil
 import struct
 import subprocess
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from codegen_mcp.core.errors import Corrupt
@@ -92,21 +93,34 @@ def copy_image(template: Path, target: Path, *, reserve: bool) -> None:
     source = os.open(template, os.O_RDONLY | os.O_CLOEXEC)
     try:
         length = os.fstat(source).st_size
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-        destination = os.open(target, flags, 0o600)
-        try:
-            os.ftruncate(destination, length)
-            if reserve:
-                _fallocate(destination, length)
+        with new_image(target, length, reserve=reserve) as destination:
             for start, end in _written(source, length):
                 _copy(source, destination, start, end)
-        except BaseException:
-            os.unlink(target)
-            raise
-        finally:
-            os.close(destination)
     finally:
         os.close(source)
+
+
+@contextmanager
+def new_image(target: Path, length: int, *, reserve: bool) -> Iterator[int]:
+    """Make an image of holes, or with ``reserve`` of allocated blocks, open while the block runs.
+
+    It is unlinked when the block fails.
+
+    Raises:
+        OSError: ENOSPC when the host has no room, EOPNOTSUPP when it cannot reserve.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+    descriptor = os.open(target, flags, 0o600)
+    try:
+        os.ftruncate(descriptor, length)
+        if reserve:
+            _fallocate(descriptor, length)
+        yield descriptor
+    except BaseException:
+        os.unlink(target)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 class ImageTemplates:

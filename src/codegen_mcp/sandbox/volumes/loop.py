@@ -14,20 +14,28 @@ import os
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from codegen_mcp.core.errors import Corrupt, Full
 from codegen_mcp.core.limits import MIB
 from codegen_mcp.sandbox import mounts
 from codegen_mcp.sandbox.base import Enforcement, HostIdentity
-from codegen_mcp.sandbox.loop_device import attached
+from codegen_mcp.sandbox.loop_device import attached, use_direct_io
 from codegen_mcp.sandbox.volumes import image as images
 from codegen_mcp.sandbox.volumes.attributes import no_copy_on_write
-from codegen_mcp.sandbox.volumes.base import VolumeUsage
-from codegen_mcp.sandbox.volumes.layout import ROOT, check, populate
-from codegen_mcp.sandbox.volumes.space import RETRY_AFTER_S, VolumeConfig, admit, free_on, is_low
+from codegen_mcp.sandbox.volumes.base import Volume, VolumeUsage
+from codegen_mcp.sandbox.volumes.image_clone import can_clone, clone_image
+from codegen_mcp.sandbox.volumes.layout import PARTS, ROOT, check, give, populate
+from codegen_mcp.sandbox.volumes.space import (
+    VolumeConfig,
+    admit,
+    free_on,
+    full_when_refused,
+    is_low,
+)
 from codegen_mcp.sandbox.volumes.threads import to_end
+from codegen_mcp.sandbox.volumes.tree_copy import copy_tree
 
 IMAGE = "volume.img"
 FULL_BELOW = 512 * 1024
@@ -52,6 +60,7 @@ class LoopVolume:
         self._size_bytes = size_bytes
         self._attached = True
         self._detaching = asyncio.Lock()
+        self._settling: asyncio.Task[None] | None = None
         self._last = VolumeUsage(used_bytes=0, size_bytes=size_bytes, full=False)
 
     @property
@@ -80,6 +89,16 @@ class LoopVolume:
             )
         return self._last
 
+    @property
+    def size_bytes(self) -> int:
+        """What was promised."""
+        return self._size_bytes
+
+    def settle(self, device: int) -> None:
+        """Let the open device go over to direct I/O in the background; ``detach`` waits for it."""
+        work = to_end(lambda: _use_direct_io(device))
+        self._settling = asyncio.get_running_loop().create_task(work, name="volume-settle")
+
     async def detach(self) -> None:
         """Unmount; the device goes with its last user."""
         async with self._detaching:
@@ -87,6 +106,8 @@ class LoopVolume:
                 self.usage()
                 self._attached = False
                 await to_end(lambda: _unmount(self.root))
+            if self._settling is not None:
+                await asyncio.wait([self._settling])
 
 
 class LoopDriver:
@@ -117,6 +138,34 @@ class LoopDriver:
         )
         return LoopVolume(directory, size_bytes, self._config)
 
+    async def clone(
+        self, source: Volume, directory: Path, size_bytes: int, identity: HostIdentity | None
+    ) -> LoopVolume:
+        """Copy what was written of the image; one of another kind or size name by name."""
+        root, stop = source.root, threading.Event()
+        alike = isinstance(source, LoopVolume) and source.size_bytes == size_bytes
+        if not (alike and can_clone(root)):
+            volume = await self.create(directory, size_bytes, identity)
+            try:
+                await to_end(lambda: _copy_files(root, directory, identity, stop), stop=stop.set)
+            except BaseException:
+                await volume.detach()
+                await to_end(lambda: _discard(directory))
+                raise
+            return volume
+        device = await to_end(
+            lambda: self._clone(root, directory, size_bytes, identity, stop),
+            undo=lambda device: _discard(directory, device),
+            stop=stop.set,
+        )
+        volume = LoopVolume(directory, size_bytes, self._config)
+        volume.settle(device)
+        return volume
+
+    def footprint(self, size_bytes: int) -> int:
+        """Length of its image."""
+        return 1 if self._config.overcommit else images.image_bytes(size_bytes)
+
     async def adopt(self, directory: Path, identity: HostIdentity | None) -> LoopVolume:
         """Mount what a dead worker left; the journal is replayed, e2fsck runs only on damage."""
         size_bytes = await to_end(
@@ -132,19 +181,10 @@ class LoopDriver:
         no_copy_on_write(directory)
         with self._admission:
             admit(self._config, images.image_bytes(size_bytes), 0)
-            try:
+            with full_when_refused("a volume was reserved"):
                 template = self._templates.get(size_bytes)
                 reserve = not self._config.overcommit
                 images.copy_image(template, directory / IMAGE, reserve=reserve)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                raise Full(
-                    "the host ran out of disk while a volume was reserved; "
-                    "destroy sessions or free space on the host",
-                    reason="DISK_FULL",
-                    retry_after_s=RETRY_AFTER_S,
-                ) from error
         try:
             (directory / ROOT).mkdir(mode=0o711)
             _mount(directory)
@@ -152,6 +192,44 @@ class LoopDriver:
         except BaseException:
             _discard(directory)
             raise
+
+    def _clone(
+        self,
+        source: Path,
+        directory: Path,
+        size_bytes: int,
+        identity: HostIdentity | None,
+        stop: threading.Event,
+    ) -> int:
+        """Return the device, open."""
+        no_copy_on_write(directory)
+        root = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            image = source.parent / IMAGE
+            overcommit = self._config.overcommit
+            with ExitStack() as stack, full_when_refused("a volume was copied"):
+                with self._admission:
+                    admit(self._config, images.image_bytes(size_bytes), 0)
+                    new = images.new_image(
+                        directory / IMAGE, os.stat(image).st_size, reserve=not overcommit
+                    )
+                    target = stack.enter_context(new)
+                clone_image(root, image, target, shared=overcommit, stop=stop)
+        finally:
+            os.close(root)
+        try:
+            (directory / ROOT).mkdir(mode=0o711)
+            device = _mount_open(directory)
+        except BaseException:
+            _discard(directory)
+            raise
+        try:
+            check(directory / ROOT)
+            give(directory / ROOT, identity)
+        except BaseException:
+            _discard(directory, device)
+            raise
+        return device
 
 
 async def probe(config: VolumeConfig) -> str:
@@ -186,6 +264,34 @@ def _write_through(path: Path) -> None:
 def _mount(directory: Path) -> None:
     with attached(directory / IMAGE) as device:
         mounts.mount(str(device), directory / ROOT, "ext4", _FLAGS, _DATA)
+
+
+def _mount_open(directory: Path) -> int:
+    """Mount a new image whose pages are still dirty; return the device, open.
+
+    Direct I/O from the start would wait until all of them are on disk.
+    """
+    with attached(directory / IMAGE, direct=False) as device:
+        mounts.mount(str(device), directory / ROOT, "ext4", _FLAGS, _DATA)
+        return os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _use_direct_io(device: int) -> None:
+    try:
+        with suppress(OSError):  # it goes on without
+            use_direct_io(device)
+    finally:
+        os.close(device)
+
+
+def _copy_files(
+    source: Path, directory: Path, identity: HostIdentity | None, stop: threading.Event
+) -> None:
+    root = directory / ROOT
+    for part in PARTS:
+        (root / part).rmdir()
+    with full_when_refused("a volume was copied"):
+        copy_tree(source, root, PARTS, identity, stop)
 
 
 def _adopt(directory: Path) -> int:
@@ -234,8 +340,10 @@ def _unmount(root: Path) -> None:
             return
 
 
-def _discard(directory: Path) -> None:
-    """Take down a volume that nobody will use."""
+def _discard(directory: Path, device: int = -1) -> None:
+    """Take down a volume that nobody will use, and close its device."""
+    if device >= 0:
+        os.close(device)
     _unmount(directory / ROOT)
     with suppress(FileNotFoundError):
         (directory / ROOT).rmdir()

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import threading
 import time
 import weakref
@@ -21,10 +20,18 @@ from codegen_mcp.core.errors import Corrupt
 from codegen_mcp.core.limits import MIB
 from codegen_mcp.sandbox.base import Enforcement, HostIdentity
 from codegen_mcp.sandbox.volumes.attributes import spread_children
-from codegen_mcp.sandbox.volumes.base import VolumeUsage
-from codegen_mcp.sandbox.volumes.layout import ROOT, check, populate
-from codegen_mcp.sandbox.volumes.space import VolumeConfig, admit, free_on, is_low
+from codegen_mcp.sandbox.volumes.base import Volume, VolumeUsage
+from codegen_mcp.sandbox.volumes.layout import PARTS, ROOT, check, populate
+from codegen_mcp.sandbox.volumes.space import (
+    VolumeConfig,
+    admit,
+    free_on,
+    full_when_refused,
+    is_low,
+)
 from codegen_mcp.sandbox.volumes.threads import to_end
+from codegen_mcp.sandbox.volumes.tree_copy import Copied, copy_tree
+from codegen_mcp.sandbox.volumes.trees import remove_tree
 
 RECORD = "volume.json"
 FORMAT = 1
@@ -45,6 +52,7 @@ class PlainVolume:
         self._config = config
         self._directory = directory
         self._size_bytes = size_bytes
+        self._shared_bytes = 0
         self._used_bytes = 0
         self._grew = False
         self._watcher: asyncio.Task[None] | None = None
@@ -57,7 +65,11 @@ class PlainVolume:
     @property
     def unused_bytes(self) -> int:
         """What was promised and is not yet taken from the host."""
-        return max(self._size_bytes - self._used_bytes, 0)
+        return max(self._size_bytes - max(self._used_bytes - self._shared_bytes, 0), 0)
+
+    def began_with(self, copied: Copied) -> None:
+        """Note what a clone has; blocks that it shares with another are not taken from the host."""
+        self._used_bytes, self._shared_bytes = copied.bytes, copied.shared_bytes
 
     def start(self) -> None:
         """Begin to watch; ``detach`` ends it."""
@@ -159,11 +171,40 @@ class PlainDriver:
         volume.start()
         return volume
 
+    async def clone(
+        self, source: Volume, directory: Path, size_bytes: int, identity: HostIdentity | None
+    ) -> PlainVolume:
+        """Copy name by name; blocks are shared where the file system can."""
+        with self._admission:
+            admit(self._config, size_bytes, self._outstanding())
+            # Holds the promise while files are copied.
+            volume = PlainVolume(directory, size_bytes, self._config)
+            self._volumes.add(volume)
+        root, stop = source.root, threading.Event()
+        try:
+            volume.began_with(
+                await to_end(
+                    lambda: _clone(root, directory, size_bytes, identity, stop),
+                    undo=lambda _: _discard(directory),
+                    stop=stop.set,
+                )
+            )
+        except BaseException:
+            self._volumes.discard(volume)
+            raise
+        volume.start()
+        return volume
+
+    def footprint(self, size_bytes: int) -> int:
+        """Just that."""
+        return 1 if self._config.overcommit else size_bytes
+
     async def adopt(self, directory: Path, identity: HostIdentity | None) -> PlainVolume:
         """Take over the directory."""
-        size_bytes = _read_record(directory)
+        size_bytes, shared_bytes = _read_record(directory)
         await to_end(lambda: check(directory / ROOT))
         volume = PlainVolume(directory, size_bytes, self._config)
+        volume.began_with(Copied(shared_bytes=shared_bytes))
         await volume.count()
         self._volumes.add(volume)
         volume.start()
@@ -202,26 +243,54 @@ def _create(directory: Path, size_bytes: int, identity: HostIdentity | None) -> 
     (directory / ROOT).mkdir(mode=0o711)
     try:
         populate(directory / ROOT, identity)
-        record = {"format": FORMAT, "kind": "plain", "size_bytes": size_bytes}
-        (directory / RECORD).write_text(json.dumps(record))
+        _write_record(directory, size_bytes, 0)
     except BaseException:
         _discard(directory)
         raise
 
 
-def _read_record(directory: Path) -> int:
+def _clone(
+    source: Path,
+    directory: Path,
+    size_bytes: int,
+    identity: HostIdentity | None,
+    stop: threading.Event,
+) -> Copied:
+    spread_children(directory)
+    (directory / ROOT).mkdir()
+    try:
+        os.chmod(directory / ROOT, 0o711)
+        with full_when_refused("a volume was copied"):
+            copied = copy_tree(source, directory / ROOT, PARTS, identity, stop)
+            _write_record(directory, size_bytes, copied.shared_bytes)
+    except BaseException:
+        _discard(directory)
+        raise
+    return copied
+
+
+def _write_record(directory: Path, size_bytes: int, shared_bytes: int) -> None:
+    record = {"format": FORMAT, "kind": "plain", "size_bytes": size_bytes}
+    if shared_bytes:
+        record["shared_bytes"] = shared_bytes
+    (directory / RECORD).write_text(json.dumps(record))
+
+
+def _read_record(directory: Path) -> tuple[int, int]:
+    """Return the size, and how much of what is used may be another volume's, too."""
     path = directory / RECORD
     try:
         record = json.loads(path.read_text())
         version, size_bytes = int(record["format"]), int(record["size_bytes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        shared_bytes = int(record.get("shared_bytes", 0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"{str(path)!r} cannot be read: {error}") from error
     if version > FORMAT:
         raise Corrupt(f"{str(path)!r} has format {version}; this version reads up to {FORMAT}")
-    return size_bytes
+    return size_bytes, shared_bytes
 
 
 def _discard(directory: Path) -> None:
-    shutil.rmtree(directory / ROOT, ignore_errors=True)
+    remove_tree(directory / ROOT)
     with contextlib.suppress(FileNotFoundError):
         (directory / RECORD).unlink()

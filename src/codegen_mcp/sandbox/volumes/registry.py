@@ -104,6 +104,16 @@ class Volumes:
         """Make one of the chosen kind."""
         return await self._chosen.create(directory, size_bytes, identity)
 
+    async def clone(
+        self, source: Volume, directory: Path, size_bytes: int, identity: HostIdentity | None
+    ) -> Volume:
+        """Make one of the chosen kind, whatever kind the source is."""
+        return await self._chosen.clone(source, directory, size_bytes, identity)
+
+    def footprint(self, size_bytes: int) -> int:
+        """What a new volume takes."""
+        return self._chosen.footprint(size_bytes)
+
     async def adopt(self, directory: Path, identity: HostIdentity | None) -> Volume:
         """Attach by what lies there, whichever kind the dead worker used."""
         if (directory / loop.IMAGE).exists():

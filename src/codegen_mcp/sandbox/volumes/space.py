@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +61,21 @@ def admit(config: VolumeConfig, size_bytes: int, outstanding: int) -> None:
             reason="DISK_FULL",
             retry_after_s=RETRY_AFTER_S,
         )
+
+
+@contextmanager
+def full_when_refused(doing: str) -> Iterator[None]:
+    """Raise Full for what the kernel refuses for want of room while the block runs."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Full(
+            f"the host ran out of disk while {doing}; destroy sessions or free space on the host",
+            reason="DISK_FULL",
+            retry_after_s=RETRY_AFTER_S,
+        ) from error
 
 
 def is_low(config: VolumeConfig) -> bool:

@@ -9,16 +9,23 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def to_end(work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
+async def to_end(
+    work: Callable[[], T],
+    undo: Callable[[T], None] | None = None,
+    stop: Callable[[], object] | None = None,
+) -> T:
     """Run in a thread to its end, whatever happens to the caller.
 
-    A caller that is cancelled meanwhile waits, has the result undone, and is then cancelled.
+    A caller that is cancelled meanwhile calls ``stop``, waits, has the result undone, and is then
+    cancelled.
     """
     loop = asyncio.get_running_loop()
     future = loop.run_in_executor(None, work)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
+        if stop is not None:
+            stop()
         await _settled(future)
         if future.exception() is None and undo is not None:
             result = future.result()

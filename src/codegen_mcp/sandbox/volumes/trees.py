@@ -11,11 +11,15 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 3
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+_SHARED_FROM = 16
+"""Files in one directory from which on a second thread is worth being woken."""
 
 Enter = Callable[[int], list[bytes]]
 """Takes an open directory, returns the names of the directories in it."""
@@ -60,31 +64,77 @@ def remove_tree(path: Path) -> None:
 def chown_tree(path: Path, uid: int, gid: int) -> None:
     """Give a directory and all below it to another owner. Blocks: call it in a thread.
 
-    The directory itself goes last: as long as it has its old owner, the work is not done.
+    Modes stay as they are, set-id bits too. The directory itself goes last: as long as it has its
+    old owner, the work is not done. A second thread takes half of the files: the kernel does most
+    of the work, and outside of Python's lock.
 
     Raises:
         OSError: It is missing, or something cannot be changed.
     """
-
-    def give_files(directory: int) -> list[bytes]:
-        below = []
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                name = os.fsencode(entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(name)
-                else:
-                    os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
-        return below
-
-    def give_directory(name: str | bytes, parent: int) -> None:
-        os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
-
     above = os.open(path.parent, _OPEN)
     try:
-        _walk(above, path.name, give_files, give_directory)
+        with _Giver(uid, gid) as giver:
+            _walk(above, path.name, giver.give_files, giver.give_directory)
     finally:
         os.close(above)
+
+
+class _Giver:
+    """Changes owners, in the caller's thread and in one more."""
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self._uid = uid
+        self._gid = gid
+        self._helper: ThreadPoolExecutor | None = None
+        self._half: Future[None] | None = None
+
+    def __enter__(self) -> _Giver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._helper is not None:
+            self._helper.shutdown()
+
+    def give_files(self, directory: int) -> list[bytes]:
+        """Change all but directories; return those."""
+        below: list[bytes] = []
+        files: list[bytes] = []
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                is_directory = entry.is_dir(follow_symlinks=False)
+                (below if is_directory else files).append(os.fsencode(entry.name))
+        self._join()
+        middle = len(files) // 2 if len(files) >= _SHARED_FROM else 0
+        if middle:
+            self._helper = self._helper or ThreadPoolExecutor(1, "chown")
+            self._half = self._helper.submit(self._give_all, os.dup(directory), files[:middle])
+        for name in files[middle:]:
+            self._give(name, directory)
+        return below
+
+    def give_directory(self, name: str | bytes, parent: int) -> None:
+        """Change it, after all that is in it."""
+        self._join()
+        self._give(name, parent)
+
+    def _join(self) -> None:
+        half, self._half = self._half, None
+        if half is not None:
+            half.result()
+
+    def _give(self, name: str | bytes, parent: int) -> None:
+        """Change one; chown(2) clears set-id bits of programs, which are put back."""
+        mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+        os.chown(name, self._uid, self._gid, dir_fd=parent, follow_symlinks=False)
+        if mode & _SET_ID and not stat.S_ISLNK(mode):
+            os.chmod(name, stat.S_IMODE(mode), dir_fd=parent)
+
+    def _give_all(self, directory: int, names: list[bytes]) -> None:
+        try:
+            for name in names:
+                self._give(name, directory)
+        finally:
+            os.close(directory)
 
 
 def _remove_directory(name: str | bytes, parent: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen_mcp.engine.trees import chown_tree, remove_tree
+from codegen_mcp.sandbox.volumes.trees import chown_tree, remove_tree
 
 
 def make_deep(root: Path, depth: int, name: str) -> None:
@@ -76,7 +76,7 @@ def test_what_is_missing_is_fine(tmp_path: Path) -> None:
 
 SCRIPT = """
 import os, pathlib, sys
-from codegen_mcp.engine.trees import remove_tree
+from codegen_mcp.sandbox.volumes.trees import remove_tree
 os.setuid(int(sys.argv[2]))
 root = pathlib.Path(sys.argv[1]) / "tree"
 current = root
@@ -135,3 +135,24 @@ def test_a_whole_tree_gets_another_owner_and_what_links_point_to_does_not(tmp_pa
     assert found.stdout == ""
     assert (tree / "locked").stat().st_mode & 0o777 == 0
     remove_tree(tree)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_all_of_a_tree_is_given_away_and_modes_stay(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for directory in ("many", "few/below"):
+        (tree / directory).mkdir(parents=True)
+    for number in range(100):
+        (tree / "many" / str(number)).touch()
+    (tree / "many" / "program").touch()
+    (tree / "few" / "link").symlink_to("/etc/passwd")
+    (tree / "many" / "program").chmod(0o6755)
+    (tree / "few" / "below").chmod(0o2770)
+    os.link(tree / "many" / "program", tree / "few" / "same")
+    before = {path: path.lstat().st_mode for path in tree.rglob("*")}
+    owner = os.stat("/etc/passwd").st_uid
+    chown_tree(tree, 200_010, 200_011)
+    assert {path: path.lstat().st_mode for path in tree.rglob("*")} == before
+    found = [path.lstat() for path in (tree, *tree.rglob("*"))]
+    assert {(one.st_uid, one.st_gid) for one in found} == {(200_010, 200_011)}
+    assert os.stat("/etc/passwd").st_uid == owner

@@ -1,0 +1,136 @@
+"""The image of a mounted volume, copied as of one moment.
+
+Nothing is frozen: a file system that is frozen when its worker is killed stays so for ever. What
+is dirty is written out (syncfs(2)); then the image is copied; that nothing was written meanwhile
+is known from the block device's counters (kernel block/stat.rst), else it is copied again. What is
+copied then is what a crash would leave right after a sync: whole, with its journal.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import threading
+from pathlib import Path
+
+from codegen_mcp.core.errors import Unavailable
+from codegen_mcp.sandbox.volumes.file_copy import (
+    PIECE,
+    Range,
+    check_going,
+    share,
+    written_ranges,
+)
+
+ATTEMPTS = 3
+_ALIGNMENT = 4096
+"""Of direct I/O, on any device of today."""
+_libc = ctypes.CDLL(None, use_errno=True)
+
+Written = tuple[int, ...]
+"""Sectors that a device has finished to write, and to discard."""
+
+
+def clone_image(
+    root: int, source: Path, target: int, *, shared: bool, stop: threading.Event
+) -> None:
+    """Fill ``target`` with the image that is mounted at the open directory ``root``.
+
+    Args:
+        root: Of the mounted file system; nobody should write to it meanwhile.
+        source: Its image.
+        target: A new file, open for writing, as long as the image and reserved as it should be.
+        shared: Share blocks where the host's file system can. They are not reserved then.
+        stop: Set it to end this early.
+
+    Raises:
+        Unavailable: It was written to, each time again.
+        Stopped: ``stop`` was set.
+        OSError: Something cannot be read or written.
+    """
+    for _ in range(ATTEMPTS):
+        _sync(root)
+        before = written(root)
+        _copy(source, target, shared, stop)
+        _sync(root)
+        if before == written(root):
+            return
+    raise Unavailable(
+        f"the files were written to while they were copied, {ATTEMPTS} times; stop what writes "
+        "them and try again"
+    )
+
+
+def can_clone(root: Path) -> bool:
+    """Whether the kernel tells how much was written (there is a sysfs here)."""
+    try:
+        descriptor = os.open(root, os.O_PATH | os.O_CLOEXEC)
+        try:
+            written(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def written(root: int) -> Written:
+    """Return how much was ever written to the device below an open directory.
+
+    Raises:
+        OSError: The kernel does not tell (no sysfs here).
+    """
+    device = os.fstat(root).st_dev
+    path = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat"
+    with open(path, "rb") as file:
+        fields = [int(field) for field in file.read().split()]
+    # Not the number of writes, of which a flush is one. Older kernels count no discards.
+    return tuple(fields[place] for place in (6, 13) if place < len(fields))
+
+
+def _sync(root: int) -> None:
+    if _libc.syncfs(root) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _copy(source: Path, target: int, shared: bool, stop: threading.Event) -> None:
+    image = _open(source)
+    try:
+        if shared and share(image, target):
+            return
+        buffer = memoryview(mmap.mmap(-1, PIECE))  # aligned, as direct I/O wants it
+        for start, end in _aligned(written_ranges(image, os.fstat(image).st_size)):
+            # Not copy_file_range(2), which shares blocks where it can: they are not reserved.
+            for offset in range(start, end, PIECE):
+                check_going(stop)
+                _copy_piece(image, target, offset, buffer[: min(end - offset, PIECE)])
+    finally:
+        os.close(image)
+
+
+def _open(source: Path) -> int:
+    """Past the page cache where that can be: the loop device writes there, too."""
+    try:
+        return os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def _aligned(ranges: list[Range]) -> list[Range]:
+    return [
+        (start // _ALIGNMENT * _ALIGNMENT, -(-end // _ALIGNMENT) * _ALIGNMENT)
+        for start, end in ranges
+    ]
+
+
+def _copy_piece(source: int, target: int, offset: int, buffer: memoryview) -> None:
+    if os.preadv(source, [buffer], offset) != len(buffer):
+        raise OSError(errno.EIO, "the image was cut short")
+    done = 0
+    while done < len(buffer):
+        done += os.pwrite(target, buffer[done:], offset + done)
