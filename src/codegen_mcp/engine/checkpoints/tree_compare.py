@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from codegen_mcp.core.checkpoint import Entry, EntryKind
@@ -27,18 +26,24 @@ def check_volume(root: Path, entries: Iterable[Entry]) -> None:
         Corrupt: Names the first difference. Contents are not read: who wrote them hashed them.
         WrongState, LimitExceeded, OSError: As ``scan``.
     """
-    names: FirstNames = {}
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        walks = [scan(fd, name, first_names=names) for name in (b"workspace", b"venv")]
-        difference = first_difference(entries, chain.from_iterable(walks))
-    finally:
-        os.close(fd)
+    difference = first_difference(entries, walk_volume(root))
     if difference:
         raise Corrupt(
             f"the restored tree is not what the checkpoint's manifest says: {difference}; "
             "restore another checkpoint"
         )
+
+
+def walk_volume(root: Path) -> Iterator[Seen]:
+    """Yield every name of both directories of a volume, hard links across them found. Blocks."""
+    names: FirstNames = {}
+    for name in (b"workspace", b"venv"):
+        path = os.fsencode(root) + b"/" + name
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield from scan(fd, name, first_names=names)
+        finally:
+            os.close(fd)
 
 
 def first_difference(entries: Iterable[Entry], seen: Iterable[Seen]) -> str:
