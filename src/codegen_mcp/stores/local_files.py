@@ -201,10 +201,11 @@ def walk(root: int, prefix: str, below: str = "") -> Iterator[ObjectInfo]:
 
 def _sorted_names(root: int, below: str) -> Sequence[tuple[str, bool]]:
     """Names of keys, directories with their slash: that is how their keys compare."""
+    if not below:
+        check_root(root)
     try:
         directory = os.open(below or ".", _DIRECTORY, dir_fd=root)
     except FileNotFoundError:
-        check_root(root)
         return []
     try:
         with os.scandir(directory) as entries:

@@ -47,6 +47,8 @@ class S3Config:
     parallel_parts: int = 4
     copy_bytes: int = 5 * 1024 * MIB
     """Most that the service copies in one request (UploadPartCopy)."""
+    staging_kept_s: float = 24 * 3600.0
+    """After this long what killed workers left half stored is removed; no upload takes longer."""
     slowest_bytes_per_s: int = 256 * 1024
     """An upload slower than this over its whole length is given up."""
 

@@ -34,7 +34,6 @@ from codegen_mcp.stores.source import hashed_pieces, open_source
 from codegen_mcp.stores.threads import StopFlag
 
 STAGING = "~staging"
-_STALE = timedelta(days=1)
 _ATTEMPTS = 3
 _MOST_PARTS = 9_000
 """10,000 are allowed; obstore's last part may be small."""
@@ -136,7 +135,7 @@ async def _send(
 
 async def _remove_stale(requests: S3Requests) -> None:
     """Delete what killed workers left, a day after."""
-    before = datetime.now(UTC) - _STALE
+    before = datetime.now(UTC) - timedelta(seconds=requests.config.staging_kept_s)
     async with requests.answered(""):
         stream = obstore.list(requests.store, STAGING)
         while batch := await anext(stream, None):
