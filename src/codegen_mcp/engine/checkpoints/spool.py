@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,10 @@ class Spool:
                 if checkpoint_id.session_id == session_id:
                     found.append(checkpoint_id.number)
         return found
+
+    def directory(self) -> Path:
+        """Make an empty directory; the caller deletes it, or the next start."""
+        return Path(tempfile.mkdtemp(prefix="import-", dir=self._root))
 
     def scratch(self) -> int:
         """Open a file without a name here (O_TMPFILE; else unlinked at once); the caller's."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo, Entry, EntryKind
 from codegen_mcp.engine.checkpoints.archive_writer import ArchiveSummary, ArchiveWriter
@@ -44,6 +45,7 @@ class Order:
     base: Sequence[Entry]
     """The parent's entries."""
     trigger: str
+    storage_url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +86,8 @@ class _Taking:
         session, number = self._session, self._order.checkpoint_id.number
         root_fd = os.open(session.slot.volume.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         aside = None
-        file = open(self._draft.archive, "x+b")  # noqa: SIM115 - closed below, whatever happens
+        file = _create(self._draft.archive)
         try:
-            os.chmod(self._draft.archive, 0o600)
             aside = Aside(self._spool.scratch())
             base = await to_end(self._base)
             with ArchiveWriter(file) as writer:
@@ -119,6 +120,7 @@ class _Taking:
             freeze_ms=freeze_ms,
             consistency=how,
             trigger=self._order.trigger,
+            storage_url=self._order.storage_url,
         )
         return await to_end(lambda: self._write(info, captured, summary, live))
 
@@ -156,13 +158,10 @@ class _Taking:
         self, capture: Capture, watch: TreeWatch, root_fd: int, pids: Sequence[int]
     ) -> None:
         self._changes.add(watch.drain())
-        try:
-            mapped = mapped_writers(pids)
-        except PermissionError:
-            # As an ordinary user we may not look into the guest; see docs/concepts/checkpoint.md.
-            mapped, self._changes.overflow = set(), True
-        device = os.fstat(root_fd).st_dev
-        capture.recheck(self._changes, {ino for dev, ino in mapped if dev == device})
+        writers = mapped_writers(pids)
+        # As an ordinary user we may not look into every guest; see docs/concepts/checkpoint.md.
+        self._changes.overflow |= bool(writers.unseen)
+        capture.recheck(self._changes, writers.inodes)
 
     def _base(self) -> Base | None:
         parent = self._order.parent
@@ -216,6 +215,11 @@ def _chain(order: Order, entries: Sequence[Entry]) -> tuple[int, ...]:
 def sha256_hex(data: bytes) -> str:
     """Return the sha256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def _create(path: Path) -> BinaryIO:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    return os.fdopen(fd, "w+b")
 
 
 def _read(path: Path) -> bytes:

@@ -1,0 +1,331 @@
+"""Saves, restores and branches sessions: implements ``base.Checkpoints``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import structlog
+
+from codegen_mcp.core.checkpoint import (
+    CheckpointId,
+    CheckpointInfo,
+    Entry,
+    Restored,
+    check_checkpoint_name,
+    parse_checkpoint_id,
+)
+from codegen_mcp.core.errors import (
+    Corrupt,
+    NotFound,
+    StoreUnavailable,
+    WorkerError,
+)
+from codegen_mcp.core.ids import new_session_id
+from codegen_mcp.core.session import Durability, SessionConfig
+from codegen_mcp.engine.checkpoints.base import Verified
+from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, Catalog, Shelf
+from codegen_mcp.engine.checkpoints.disk_errors import disk_errors
+from codegen_mcp.engine.checkpoints.journal import unpack
+from codegen_mcp.engine.checkpoints.portable import export_checkpoint, import_checkpoint
+from codegen_mcp.engine.checkpoints.publisher import Publisher, verify_stored
+from codegen_mcp.engine.checkpoints.restorer import Restorer
+from codegen_mcp.engine.checkpoints.retention import Retention
+from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
+from codegen_mcp.engine.checkpoints.spool import Spool
+from codegen_mcp.engine.checkpoints.taker import LIVE_STATE, Order, Taken, take
+from codegen_mcp.engine.owned_tasks import OwnedTasks
+from codegen_mcp.engine.session import Session
+from codegen_mcp.engine.session_installer import RestorePlan
+from codegen_mcp.engine.session_pool import SessionPool
+from codegen_mcp.sandbox.volumes.threads import to_end
+from codegen_mcp.stores.base import ObjectStore
+
+log = structlog.get_logger()
+
+EPOCH = 1
+"""Until a directory of sessions issues others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """Settings of checkpoints."""
+
+    keep: int = 10
+    """Visible checkpoints of one session."""
+    max_chain: int = 8
+    """Archives that a restore may have to read; the next checkpoint is a full one."""
+    remote: bool = False
+    """The store is beyond a network: drafts outlive its absence, archives are read once."""
+    exclusive: bool = True
+    """No other worker writes to the store: what is half there at the start is a dead one's."""
+
+
+class Checkpointer:
+    """One for each worker. An async context manager; leaving it ends what is under way."""
+
+    def __init__(
+        self, sessions: SessionPool, store: ObjectStore, spool: Path, config: CheckpointConfig
+    ) -> None:
+        """Wire it up.
+
+        Args:
+            sessions: The worker's, entered before this is.
+            store: Open; stays the caller's.
+            spool: Directory of ours for drafts.
+            config: Settings.
+        """
+        self._sessions = sessions
+        self._store = store
+        self._config = config
+        self._spool = Spool(spool)
+        self._tasks = OwnedTasks()
+        self._catalog = Catalog(store)
+        self._publisher = Publisher(self._catalog, self._tasks, keeps=config.remote)
+        self._restorer = Restorer(self._catalog, self._spool, copies=config.remote)
+        self._retention = Retention(self._catalog, keep=config.keep)
+        self._locks = SessionLocks()
+        self._last: dict[str, str] = {}
+
+    async def __aenter__(self) -> Checkpointer:
+        """Take up what a dead worker left."""
+        for checkpoint_id, draft in await to_end(self._spool.open):
+            if self._config.remote:
+                self._publisher.resume(checkpoint_id, draft)
+            else:
+                await to_end(draft.remove)
+        self._tasks.spawn(self._take_stock(), "checkpoint-stock")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End uploads; what waits for the store stays for the next start."""
+        await self._tasks.aclose()
+
+    async def save(
+        self,
+        session_id: str,
+        *,
+        name: str = "",
+        incremental: bool = False,
+        trigger: str = "request",
+    ) -> CheckpointInfo:
+        """Save; durable and verified when this returns (``base.Checkpoints.save``)."""
+        check_checkpoint_name(name)
+        session = self._sessions.session(session_id)
+        async with self._locks.hold(session_id):
+            with session.checkpointing(), disk_errors():
+                order = await self._order(session, name, incremental, trigger)
+                taken = await take(session, order, self._spool)
+                await self._publisher.publish(taken.draft, taken.info, taken.manifest)
+            await self._remember(session, taken)
+        log.info(
+            "checkpoint.saved",
+            checkpoint=str(taken.info.checkpoint_id),
+            parent=taken.info.parent,
+            bytes=taken.info.size_bytes,
+            freeze_ms=taken.info.freeze_ms,
+            trigger=trigger,
+        )
+        return taken.info
+
+    async def restore(self, checkpoint_id: str, *, create_new_session: bool) -> Restored:
+        """Restore (``base.Checkpoints.restore``)."""
+        asked = parse_checkpoint_id(checkpoint_id)
+        session_id = new_session_id() if create_new_session else asked.session_id
+        async with self._locks.hold(asked.session_id):
+            info = await self._catalog.info(asked)
+            with disk_errors():
+                verified = await self._restorer.verify(info)
+                try:
+                    journal = unpack(verified.journal) if verified.journal else b""
+                    lost = "" if create_new_session else _lost(info)
+                    plan = RestorePlan(
+                        session_id=session_id,
+                        config=config_of(info),
+                        fill=lambda slot: self._restorer.fill(slot, verified),
+                        restored_from=str(asked),
+                        lost=lost,
+                        journal=journal,
+                    )
+                    await self._sessions.restore(plan)
+                finally:
+                    verified.close()
+        return Restored(session_id=session_id, info=info, lost=lost)
+
+    async def revive(self, session_id: str) -> Restored | None:
+        """Restore a session that is gone under its id, if its owner asked for that.
+
+        Returns None where there is nothing to restore, or it was not asked for.
+        """
+        found = await self._newest(session_id)
+        if found is None or not found.auto_restore:
+            return None
+        return await self.restore(str(found.checkpoint_id), create_new_session=False)
+
+    async def fork(self, session_id: str, count: int) -> Sequence[str]:
+        """Copy a session (``base.Checkpoints.fork``)."""
+        return [view.session_id for view in await self._sessions.fork(session_id, count)]
+
+    async def list(self, session_id: str = "") -> Sequence[CheckpointInfo]:
+        """Newest first; damaged metadata is left out, and said in the log."""
+        found: list[CheckpointInfo] = []
+        for shelf in (await self._catalog.shelves(session_id)).values():
+            for checkpoint_id in shelf.visible:
+                try:
+                    found.append(await self._catalog.info(checkpoint_id))
+                except NotFound:
+                    continue  # deleted meanwhile
+                except Corrupt as error:
+                    log.error("checkpoint.damaged", error=error.message)
+        found.sort(key=lambda one: (one.created_at_ms, str(one.checkpoint_id)), reverse=True)
+        return found
+
+    async def get(self, checkpoint_id: str) -> CheckpointInfo:
+        """Look at one."""
+        return await self._catalog.info(parse_checkpoint_id(checkpoint_id))
+
+    async def delete(self, checkpoint_id: str) -> None:
+        """Delete one; what later ones need of it stays until they go."""
+        asked = parse_checkpoint_id(checkpoint_id)
+        async with self._locks.hold(asked.session_id):
+            await self._catalog.info(asked)
+            await self._catalog.hide(asked)
+            if self._last.get(asked.session_id) == checkpoint_id:
+                newest = await self._newest(asked.session_id)
+                self._last[asked.session_id] = str(newest.checkpoint_id) if newest else ""
+            await self._retention.sweep(asked.session_id)
+
+    async def verify(self, session_id: str = "") -> AsyncIterator[Verified]:
+        """Read every byte of every checkpoint again, hidden ones that are needed too."""
+        for shelf in (await self._catalog.shelves(session_id)).values():
+            for checkpoint_id in shelf.complete:
+                yield await self._verify(checkpoint_id)
+
+    async def export(self, checkpoint_id: str, target: Path) -> int:
+        """Write one self-contained file; its bytes."""
+        info = await self.get(checkpoint_id)
+        return await export_checkpoint(self._catalog, info, target)
+
+    async def import_(self, source: Path) -> CheckpointInfo:
+        """Take in an exported file."""
+        with disk_errors():
+            return await import_checkpoint(self._catalog, self._spool, source)
+
+    def last(self, session_id: str) -> str:
+        """Id of the newest checkpoint of a session; empty when there is none."""
+        return self._last.get(session_id, "")
+
+    async def _order(self, session: Session, name: str, incremental: bool, trigger: str) -> Order:
+        """Choose number and parent. What a dead attempt left of this session is cleared away."""
+        session_id = session.session_id
+        shelf = await self._catalog.shelf(session_id)
+        drafts = await to_end(lambda: self._spool.numbers(session_id))
+        number = max([shelf.newest, *drafts]) + 1
+        if not self._publisher.waiting:
+            await self._retention.clean(shelf)
+        parent: CheckpointInfo | None = None
+        base: Sequence[Entry] = ()
+        if incremental:
+            parent, base = await self._parent(shelf)
+        checkpoint_id = CheckpointId(session_id, EPOCH, number)
+        return Order(
+            checkpoint_id=checkpoint_id,
+            name=name,
+            parent=parent,
+            base=base,
+            trigger=trigger,
+            storage_url=self._store.url(checkpoint_id.key + ARCHIVE),
+        )
+
+    async def _parent(self, shelf: Shelf) -> tuple[CheckpointInfo | None, Sequence[Entry]]:
+        """The newest checkpoint, when it is sound and its chain is not too long yet."""
+        for checkpoint_id in reversed(shelf.visible):
+            try:
+                info = await self._catalog.info(checkpoint_id)
+                if len(info.chain) >= self._config.max_chain:
+                    return None, ()
+                manifest, _ = await self._catalog.manifest(info)
+                for number in info.chain:
+                    await self._store.stat(replace(checkpoint_id, number=number).key + ARCHIVE)
+                return info, manifest.entries
+            except (Corrupt, NotFound) as error:
+                log.warning("checkpoint.no_parent", error=error.message)
+                return None, ()
+        return None, ()
+
+    async def _remember(self, session: Session, taken: Taken) -> None:
+        self._last[session.session_id] = str(taken.info.checkpoint_id)
+        with suppress(OSError):  # only a hint
+            await to_end(lambda: taken.live.save(session.directory / LIVE_STATE))
+        try:
+            await self._retention.retire(session.session_id)
+        except StoreUnavailable as error:
+            log.warning("checkpoint.not_retired", error=error.message)
+
+    async def _newest(self, session_id: str) -> CheckpointInfo | None:
+        visible = (await self._catalog.shelf(session_id)).visible
+        return await self._catalog.info(visible[-1]) if visible else None
+
+    async def _verify(self, checkpoint_id: CheckpointId) -> Verified:
+        read = 0
+        try:
+            info = await self._catalog.info(checkpoint_id, hidden=True)
+            manifest, _ = await self._catalog.manifest(info)
+            journal = await self._catalog.journal(info)
+            if journal:
+                unpack(journal)
+            read = await verify_stored(self._catalog, info, manifest)
+            for number in info.chain:
+                await self._catalog.info(replace(checkpoint_id, number=number), hidden=True)
+        except StoreUnavailable:
+            raise
+        except WorkerError as error:
+            return Verified(
+                checkpoint_id=checkpoint_id, ok=False, problem=error.message, bytes_read=read
+            )
+        return Verified(checkpoint_id=checkpoint_id, ok=True, bytes_read=read)
+
+    async def _take_stock(self) -> None:
+        """See what there is, and clear away what a dead worker left half-written."""
+        try:
+            for session_id, shelf in (await self._catalog.shelves()).items():
+                async with self._locks.hold(session_id):
+                    if self._config.exclusive and not self._publisher.waiting:
+                        await self._retention.clean(await self._catalog.shelf(session_id))
+                    if shelf.visible:
+                        self._last.setdefault(session_id, str(shelf.visible[-1]))
+                    await self._retention.sweep(session_id)
+        except StoreUnavailable as error:
+            log.warning("checkpoint.stock_not_taken", error=error.message)
+
+
+def config_of(info: CheckpointInfo) -> SessionConfig:
+    """What a session must ask for to be as it was."""
+    return SessionConfig(
+        workspace_id=info.workspace_id,
+        user_id=info.user_id,
+        language=info.interpreter,
+        env=dict(info.env),
+        limits=info.limits,
+        metadata=dict(info.metadata),
+        idle_timeout_s=info.idle_timeout_s or None,
+        auto_restore=info.auto_restore,
+        durability=Durability(info.durability),
+    )
+
+
+def _lost(info: CheckpointInfo) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(info.created_at_ms / 1000))
+    return (
+        f"everything that was done after the checkpoint of {at} UTC (files, packages, results), "
+        "and every running process"
+    )

@@ -1,0 +1,29 @@
+"""What a failing disk means for a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from codegen_mcp.core.errors import Full, Unavailable
+from codegen_mcp.engine.session_maker import NO_SPACE, RETRY_AFTER_S
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Answer for OSError: a full disk is Full, anything else Unavailable; nothing was saved."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise Full(
+                f"the disk of the worker is full ({error.strerror}): nothing was saved or "
+                "restored; free space on the host",
+                reason="DISK_FULL",
+                retry_after_s=RETRY_AFTER_S,
+            ) from error
+        raise Unavailable(
+            f"a file of the checkpoint or session cannot be used ({error.strerror}); nothing was "
+            "saved or restored; try again",
+            reason="CHECKPOINT_FAILED",
+        ) from error

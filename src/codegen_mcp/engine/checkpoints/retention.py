@@ -1,0 +1,68 @@
+"""Which checkpoints go: the oldest beyond the number that is kept, and what nothing needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import structlog
+
+from codegen_mcp.core.checkpoint import CheckpointId
+from codegen_mcp.core.errors import Corrupt, NotFound, WrongState
+from codegen_mcp.engine.checkpoints.catalog import INFO, TOMBSTONE, Catalog, Shelf
+
+log = structlog.get_logger()
+
+
+class Retention:
+    """Hides what is too old, and deletes what is hidden and not needed."""
+
+    def __init__(self, catalog: Catalog, *, keep: int) -> None:
+        """``keep``: visible checkpoints of one session, at least 1."""
+        self._catalog = catalog
+        self._keep = keep
+
+    async def retire(self, session_id: str) -> None:
+        """Hide the oldest beyond the number kept, then sweep."""
+        shelf = await self._catalog.shelf(session_id)
+        for checkpoint_id in shelf.visible[: -self._keep]:
+            await self._catalog.hide(checkpoint_id)
+            shelf.objects[checkpoint_id].add(TOMBSTONE)
+            log.info("checkpoint.retired", checkpoint=str(checkpoint_id))
+        await self.sweep(session_id, shelf)
+
+    async def sweep(self, session_id: str, shelf: Shelf | None = None) -> None:
+        """Delete hidden checkpoints whose archive no visible one needs.
+
+        The tombstone of the highest number stays while the session may go on: numbers are not used
+        twice.
+        """
+        shelf = await self._catalog.shelf(session_id) if shelf is None else shelf
+        try:
+            needed = await self._needed(shelf)
+        except (Corrupt, WrongState) as error:
+            # Nobody knows what a checkpoint of unknown content needs: everything stays.
+            log.warning("checkpoint.sweep_skipped", session_id=session_id, error=error.message)
+            return
+        except NotFound:
+            return
+        for checkpoint_id, suffixes in list(shelf.objects.items()):
+            if TOMBSTONE not in suffixes or checkpoint_id in needed:
+                continue
+            last = checkpoint_id.number == shelf.newest
+            gone = suffixes - {TOMBSTONE} if last else suffixes
+            if gone:
+                await self._catalog.remove(checkpoint_id, gone)
+
+    async def clean(self, shelf: Shelf) -> None:
+        """Delete what was begun and never became a checkpoint; only while nobody writes."""
+        for checkpoint_id, suffixes in list(shelf.objects.items()):
+            if INFO not in suffixes and TOMBSTONE not in suffixes:
+                await self._catalog.remove(checkpoint_id, suffixes)
+                del shelf.objects[checkpoint_id]
+
+    async def _needed(self, shelf: Shelf) -> set[CheckpointId]:
+        found: set[CheckpointId] = set()
+        for checkpoint_id in shelf.visible:
+            info = await self._catalog.info(checkpoint_id)
+            found |= {replace(checkpoint_id, number=number) for number in info.chain}
+        return found
