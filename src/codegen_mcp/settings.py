@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -32,7 +33,12 @@ class Settings(BaseSettings):
     grpc_port: int = Field(default=50052, ge=0, le=65535)
     """0 takes a free port, which the start-up line names."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    """HTTP port for /metrics, /healthz and /readyz; 0 is off."""
+    """HTTP port for /metrics, /healthz and /readyz; 0 is off. May be the same as http_port."""
+    http_port: Literal["auto"] | Annotated[int, Field(ge=0, le=65535)] = "auto"
+    """HTTP port for the links of artifacts, /healthz and /readyz; auto takes a free one, 0 is off
+    (then only an S3 store gives links)."""
+    public_url: str = ""
+    """What clients reach http_port by, where that is not the host itself: https://example.com/p."""
     insecure_no_auth: bool = False
     """Accept that anybody who reaches the address may run code."""
     log_level: Literal["debug", "info", "warn", "warning", "error"] = "info"
@@ -107,6 +113,28 @@ class Settings(BaseSettings):
     """Install only what the wheelhouse has."""
     wheelhouse_bytes: int = Field(default=4 * GIB, gt=0)
     """Size of the shared wheelhouse; what was unused for longest goes first."""
+
+    checkpoint_dir: str = ""
+    """Where checkpoints and artifacts are kept: ``/path`` or ``s3://bucket/prefix``; empty is
+    ``store`` in the state directory."""
+    max_checkpoints: int = Field(default=10, ge=1, le=10_000)
+    """Kept of one session; the oldest go first."""
+    checkpoint_interval_s: float = Field(default=0.0, ge=0)
+    """How often a session that was changed is saved by itself; 0 is never. It may ask otherwise."""
+    artifact_ttl_s: float = Field(default=7 * 24 * 3600.0, gt=0)
+    """An artifact is deleted so long after it was recorded; it outlives its session."""
+    max_artifact_bytes: int = Field(default=4 * GIB, gt=0)
+    """Of one artifact."""
+    max_session_artifact_bytes: int = Field(default=16 * GIB, gt=0)
+    """Of all artifacts of one session."""
+
+    @field_validator("public_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in {"http", "https"} or not parts.netloc or parts.query):
+            raise ValueError("must be like https://example.com or https://example.com/path")
+        return value.rstrip("/")
 
     @field_validator("base_workspace")
     @classmethod

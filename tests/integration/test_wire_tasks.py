@@ -104,11 +104,6 @@ async def test_any_tool_can_be_called_by_name_with_json():
             "UNIMPLEMENTED",
             "UNKNOWN_TOOL",
         ),
-        (
-            {"typed_request": tools.ToolRequest(artifact_get=tools.ArtifactGetRequest())},
-            "UNIMPLEMENTED",
-            "UNKNOWN_TOOL",
-        ),
         ({"session_id": "ses_none"}, "NOT_FOUND", "SESSION_NOT_FOUND"),
         ({"task_id": "a b"}, "INVALID_ARGUMENT", "INVALID_REQUEST"),
         ({"on_disconnect": 77}, "INVALID_ARGUMENT", "INVALID_REQUEST"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from codegen_mcp.bootstrap.host import Host, open_host
 from codegen_mcp.core.clock import SystemClock
+from codegen_mcp.engine.artifacts.collector import FileCollector
+from codegen_mcp.engine.artifacts.config import ArtifactConfig
+from codegen_mcp.engine.artifacts.keeper import ArtifactKeeper
+from codegen_mcp.engine.checkpoints.checkpointer import CheckpointConfig, Checkpointer
 from codegen_mcp.engine.hooks import EngineHooks, NoHooks
 from codegen_mcp.engine.output_config import OutputConfig
 from codegen_mcp.engine.pool_config import SessionPoolConfig
@@ -22,6 +26,7 @@ from codegen_mcp.engine.workspace import SessionWorkspace
 from codegen_mcp.sandbox.base import Enforcement, Probe
 from codegen_mcp.sandbox.registry import Choice, choose, parse_level
 from codegen_mcp.settings import Settings
+from codegen_mcp.stores.registry import open_store
 from codegen_mcp.tools.registry import tools_by_name
 
 
@@ -33,6 +38,8 @@ class Engine:
     choice: Choice
     sessions: SessionPool
     tasks: TaskExecutor
+    artifacts: ArtifactKeeper
+    checkpoints: Checkpointer
 
 
 @asynccontextmanager
@@ -83,11 +90,57 @@ async def open_engine(
             clock=clock,
         )
         installers = {name: language.installer for name, language in host.languages.items()}
-        tasks = TaskExecutor(
-            sessions, tools_by_name(), ledger, installers=installers, hooks=hooks, clock=clock
-        )
-        async with sessions, tasks:
-            yield Engine(host=host, choice=choice, sessions=sessions, tasks=tasks)
+        async with AsyncExitStack() as stack:
+            address = settings.checkpoint_dir or str(host.state.root / "store")
+            store = await stack.enter_async_context(open_store(address))
+            kept = artifact_config(settings)
+            artifacts = ArtifactKeeper(
+                store,
+                host.state.root / "uploads",
+                find_session=sessions.get,
+                room=host.volumes.free_bytes,
+                config=kept,
+                clock=clock,
+            )
+            tasks = TaskExecutor(
+                sessions,
+                tools_by_name(),
+                ledger,
+                installers=installers,
+                artifacts=artifacts,
+                collector=FileCollector(artifacts, kept),
+                hooks=hooks,
+                clock=clock,
+            )
+            checkpoints = Checkpointer(
+                sessions,
+                store,
+                host.state.root / "drafts",
+                CheckpointConfig(
+                    keep=settings.max_checkpoints,
+                    remote=store.name == "s3",
+                    exclusive=not settings.checkpoint_dir,
+                ),
+            )
+            for part in (artifacts, sessions, tasks, checkpoints):
+                await stack.enter_async_context(part)
+            yield Engine(
+                host=host,
+                choice=choice,
+                sessions=sessions,
+                tasks=tasks,
+                artifacts=artifacts,
+                checkpoints=checkpoints,
+            )
+
+
+def artifact_config(settings: Settings) -> ArtifactConfig:
+    """Settings of artifacts."""
+    return ArtifactConfig(
+        ttl_s=settings.artifact_ttl_s,
+        max_bytes=settings.max_artifact_bytes,
+        session_bytes=settings.max_session_artifact_bytes,
+    )
 
 
 def pool_config(settings: Settings, keep_sessions: bool) -> SessionPoolConfig:
@@ -97,6 +150,7 @@ def pool_config(settings: Settings, keep_sessions: bool) -> SessionPoolConfig:
         pool_size=settings.pool_size,
         pool_max=max(16, settings.pool_size),
         idle_timeout_s=settings.idle_timeout_s,
+        checkpoint_interval_s=settings.checkpoint_interval_s,
         max_age_s=settings.max_age_s,
         grace_s=settings.drain_grace_s,
         waiting_runs=settings.task_queue,

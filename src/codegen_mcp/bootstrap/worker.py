@@ -1,4 +1,4 @@
-"""A serving worker: gRPC, and metrics and health over HTTP."""
+"""A serving worker: gRPC, and metrics, health and artifacts over HTTP."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from codegen_mcp.bootstrap.engine import Engine, isolation, open_engine
+from codegen_mcp.bootstrap.http import Http, open_http
 from codegen_mcp.core.errors import InvalidRequest
-from codegen_mcp.http.app import make_app
-from codegen_mcp.http.server import HttpServer
 from codegen_mcp.server.app import WorkerServer
 from codegen_mcp.server.config import ServerConfig
 from codegen_mcp.settings import Settings
-from codegen_mcp.telemetry.metrics import CONTENT_TYPE, WorkerMetrics
+from codegen_mcp.telemetry.metrics import WorkerMetrics
 from codegen_mcp.version import __version__
 
 
@@ -24,7 +23,7 @@ class Worker:
     engine: Engine
     server: WorkerServer
     metrics: WorkerMetrics
-    http: HttpServer | None
+    http: Http
 
     @property
     def address(self) -> str:
@@ -64,13 +63,16 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
                 facts=isolation(engine.choice.probe),
             ),
             metrics,
+            artifacts=engine.artifacts,
+        )
+        http = await stack.enter_async_context(
+            open_http(
+                settings,
+                state=engine.host.state.root,
+                artifacts=engine.artifacts,
+                metrics=metrics,
+                ready=lambda: server.serving,
+            )
         )
         await stack.enter_async_context(server)
-        http = None
-        if settings.metrics_port:
-            app = make_app(
-                metrics=metrics.render, metrics_type=CONTENT_TYPE, ready=lambda: server.serving
-            )
-            http = HttpServer(app, host=settings.host, port=settings.metrics_port)
-            await stack.enter_async_context(http)
         yield Worker(engine=engine, server=server, metrics=metrics, http=http)

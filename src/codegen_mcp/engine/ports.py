@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from codegen_mcp.engine.artifacts.left_files import LeftFiles
 from codegen_mcp.engine.slot import Slot
 from codegen_mcp.sandbox.base import HostIdentity
 from codegen_mcp.tools.base import Workspace
@@ -44,6 +45,10 @@ class TaskRecords(Protocol):
 
 class OpenWorkspace(Workspace, Protocol):
     """A workspace that holds descriptors; they would keep a volume from being unmounted."""
+
+    @property
+    def left_files(self) -> LeftFiles:
+        """What code left in ``artifacts/``."""
 
     def close(self) -> None:
         """Refuse further calls and stop those in threads at their next step; idempotent."""

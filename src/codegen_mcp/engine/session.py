@@ -28,7 +28,6 @@ from codegen_mcp.engine.slot import Slot
 from codegen_mcp.engine.tracked_workspace import TrackedWorkspace
 from codegen_mcp.engine.usage_meter import UsageMeter
 from codegen_mcp.sandbox.base import WORKSPACE, HostIdentity, Sandbox
-from codegen_mcp.tools.base import Workspace
 
 log = structlog.get_logger()
 
@@ -106,7 +105,7 @@ class Session:
         return self._slot.volume.root / "venv"
 
     @property
-    def workspace(self) -> Workspace:
+    def workspace(self) -> TrackedWorkspace:
         """Its files; every call counts as activity."""
         return self._workspace
 

@@ -14,6 +14,7 @@ from codegen_mcp.core.errors import Draining, Full, UnknownTool, WrongState
 from codegen_mcp.core.ids import check_task_id, new_task_id
 from codegen_mcp.core.task import EndedBy, Stream
 from codegen_mcp.engine.arguments import read_arguments
+from codegen_mcp.engine.artifacts.base import Artifacts
 from codegen_mcp.engine.base import TaskEvent, TaskSubmission, TaskView
 from codegen_mcp.engine.constraints import check_env, tightened
 from codegen_mcp.engine.fingerprint import fingerprint
@@ -24,7 +25,7 @@ from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.task import Task, TaskFacts
 from codegen_mcp.engine.task_book import TaskBook
 from codegen_mcp.engine.task_ledger import TaskLedger
-from codegen_mcp.engine.task_ports import FindsSessions, TaskSession
+from codegen_mcp.engine.task_ports import CollectsFiles, FindsSessions, TaskSession
 from codegen_mcp.engine.task_run import SESSION_GONE, SHUTDOWN, TaskRun
 from codegen_mcp.engine.tool_context import TaskContext
 from codegen_mcp.languages.base import Installer
@@ -47,6 +48,8 @@ class TaskExecutor:
         ledger: TaskLedger,
         *,
         installers: Mapping[str, Installer] | None = None,
+        artifacts: Artifacts | None = None,
+        collector: CollectsFiles | None = None,
         hooks: EngineHooks | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -57,6 +60,8 @@ class TaskExecutor:
             tools: Every tool by its dotted name.
             ledger: Task records; the same one that the pool was given. Its config is used.
             installers: Language name to what installs its packages.
+            artifacts: What tools may read; None where there are none.
+            collector: Registers the files that code leaves; None leaves them where they lie.
             hooks: Who is told of starts and ends.
             clock: The time.
         """
@@ -66,6 +71,8 @@ class TaskExecutor:
         self._ledger = ledger
         self._config = ledger.config
         self._installers = dict(installers or {})
+        self._artifacts = artifacts
+        self._collector = collector
         self._hooks = hooks or NoHooks()
         self._clock = clock or SystemClock()
         self._owned = OwnedTasks()
@@ -155,6 +162,7 @@ class TaskExecutor:
             default_timeout=not submission.constraints.timeout_s,
             env=submission.env,
             installer=self._installers.get(session.interpreter.language),
+            artifacts=self._artifacts,
             config=self._config,
             clock=self._clock,
         )
@@ -180,6 +188,8 @@ class TaskExecutor:
             book=book,
             counted=counted,
             turn=turn,
+            session=session,
+            collector=self._collector,
             clock=self._clock,
             hooks=self._hooks,
         )

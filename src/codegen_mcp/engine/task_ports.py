@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
+from codegen_mcp.engine.artifacts.left_files import LeftFiles
 from codegen_mcp.sandbox.base import Sandbox
 from codegen_mcp.tools.base import Workspace
 
@@ -18,6 +20,14 @@ class RunTurn(AbstractAsyncContextManager[None], Protocol):
 
     def abandon(self) -> None:
         """Give it back without having entered; idempotent."""
+
+
+class TaskWorkspace(Workspace, Protocol):
+    """Files, and those among them that are to be kept."""
+
+    @property
+    def left_files(self) -> LeftFiles:
+        """What code left in ``artifacts/``."""
 
 
 class TaskSession(Protocol):
@@ -36,7 +46,7 @@ class TaskSession(Protocol):
         """Host path of its environment."""
 
     @property
-    def workspace(self) -> Workspace:
+    def workspace(self) -> TaskWorkspace:
         """Its files."""
 
     @property
@@ -75,3 +85,26 @@ class FindsSessions(Protocol):
 
     def session(self, session_id: str) -> TaskSession:
         """Return a live session; NotFound when there is none."""
+
+
+@dataclass(slots=True)
+class Collected:
+    """What was registered after a run of code, filled as it goes on."""
+
+    artifacts: list[str] = field(default_factory=list)
+    """Ids."""
+    note: str = ""
+    """What was left out and why, for people; empty when nothing was."""
+
+
+class CollectsFiles(Protocol):
+    """Makes artifacts of the files that code left."""
+
+    def wanted(self, session: TaskSession) -> bool:
+        """Whether there may be any: asked after each run, so it costs next to nothing."""
+
+    async def collect(self, session: TaskSession, task_id: str, collected: Collected) -> None:
+        """Register what is new or changed; nothing of the session runs meanwhile.
+
+        Never raises but for a cancellation: what cannot be registered is told in the note.
+        """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -19,7 +19,7 @@ from codegen_mcp.engine.no_output import NoOutput
 from codegen_mcp.engine.output import OutputJournal
 from codegen_mcp.engine.task import Task, TaskEnd
 from codegen_mcp.engine.task_book import TaskBook
-from codegen_mcp.engine.task_ports import RunTurn
+from codegen_mcp.engine.task_ports import Collected, CollectsFiles, RunTurn, TaskSession
 from codegen_mcp.engine.tool_context import TaskContext
 from codegen_mcp.sandbox.verdict import EXIT_CANCELLED, EXIT_TIME
 from codegen_mcp.tools.base import Tool, ToolModel
@@ -27,6 +27,10 @@ from codegen_mcp.tools.base import Tool, ToolModel
 log = structlog.get_logger()
 
 SESSION_GONE = "the session was destroyed while this task waited or ran; create another one"
+CUT_SHORT = (
+    "the task was cancelled while files of artifacts/ were registered; the next run registers the "
+    "others"
+)
 SHUTDOWN = (
     "the worker is shutting down and ended this task; submit it again under a new task_id once "
     "the worker is back, or on another one"
@@ -47,6 +51,8 @@ class TaskRun:
     """Entered: the session is busy until it is left."""
     turn: RunTurn | None
     """Taken: a place in the line; None for a tool that runs no code."""
+    session: TaskSession
+    collector: CollectsFiles | None
     clock: Clock
     hooks: EngineHooks
 
@@ -129,7 +135,31 @@ class TaskRun:
         self.hooks.task_started(tool=self.tool.spec.name)
         result = await self.tool.run(self.context, arguments)
         outcome = result.outcome or _NO_CODE
-        return self._result(result.value, outcome, began)
+        if (
+            self.collector is None
+            or self.turn is None
+            or outcome.ended_by is EndedBy.CANCELLED  # its files are the next run's to register
+            or not self.collector.wanted(self.session)
+        ):
+            return self._result(result.value, outcome, began)
+        collected = await self._collect(self.collector)
+        if collected.note:
+            remedy = f"{outcome.remedy}; {collected.note}" if outcome.remedy else collected.note
+            outcome = replace(outcome, remedy=remedy)
+        end = self._result(result.value, outcome, began)
+        return replace(end, artifacts=tuple(collected.artifacts))
+
+    async def _collect(self, collector: CollectsFiles) -> Collected:
+        """Register files; a cancel cuts that short and no more, for the code has ended."""
+        collected = Collected()
+        try:
+            await collector.collect(self.session, self.task.task_id, collected)
+        except asyncio.CancelledError:
+            body = asyncio.current_task()
+            assert body is not None
+            body.uncancel()
+            collected.note = CUT_SHORT
+        return collected
 
     def _cancelled(self, began: float) -> ResultEvent:
         cancellation = self.task.cancellation

@@ -12,6 +12,8 @@ from codegen_mcp.core.errors import NotImplementedYet, SandboxUnavailable, Worke
 from codegen_mcp.core.limits import RunLimits, Usage
 from codegen_mcp.core.output import OutputSink
 from codegen_mcp.core.task import Command, EndedBy, Outcome, Stream
+from codegen_mcp.engine.artifacts.base import Artifacts
+from codegen_mcp.engine.artifacts.content import read_content
 from codegen_mcp.engine.constraints import checked_timeout
 from codegen_mcp.engine.head_tail import HeadTail
 from codegen_mcp.engine.no_output import NoOutput
@@ -22,7 +24,7 @@ from codegen_mcp.engine.task_ports import TaskSession
 from codegen_mcp.languages.base import Installer, InstallRequest, InstallResult
 from codegen_mcp.sandbox.base import Sandbox
 from codegen_mcp.sandbox.verdict import EXIT_CANCELLED
-from codegen_mcp.tools.base import CapturedOutput, Workspace
+from codegen_mcp.tools.base import ArtifactContent, CapturedOutput, Workspace
 
 _ATTEMPTS = 2
 """A sandbox that was lost between two runs is noticed when the next one begins: once more then."""
@@ -44,6 +46,7 @@ class TaskContext:
         default_timeout: bool,
         env: Mapping[str, str],
         installer: Installer | None,
+        artifacts: Artifacts | None,
         config: TaskConfig,
         clock: Clock,
     ) -> None:
@@ -54,6 +57,7 @@ class TaskContext:
         self._default_timeout = default_timeout
         self._env = env
         self._installer = installer
+        self._artifacts = artifacts
         self._config = config
         self._clock = clock
         self._absorbed: asyncio.TimerHandle | None = None
@@ -150,6 +154,12 @@ class TaskContext:
         finally:  # however it ended, the environment may be another one now
             with suppress(WorkerError):
                 await (await self._session.sandbox()).packages_changed()
+
+    async def artifact(self, artifact_id: str, max_bytes: int) -> ArtifactContent:
+        """Read an artifact whole."""
+        if self._artifacts is None:
+            raise NotImplementedYet("this worker keeps no artifacts")
+        return await read_content(self._artifacts, artifact_id, max_bytes)
 
     def close(self) -> None:
         """The tool has answered."""

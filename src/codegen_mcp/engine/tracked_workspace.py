@@ -6,15 +6,22 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from codegen_mcp.engine.activity import Activity
-from codegen_mcp.tools.base import FileStat, Workspace
+from codegen_mcp.engine.artifacts.left_files import LeftFiles
+from codegen_mcp.engine.ports import OpenWorkspace
+from codegen_mcp.tools.base import FileStat
 
 
 class TrackedWorkspace:
     """Passes every call on; a destroyed session refuses them and ends streams half-way."""
 
-    def __init__(self, inner: Workspace, activity: Activity) -> None:
+    def __init__(self, inner: OpenWorkspace, activity: Activity) -> None:
         self._inner = inner
         self._activity = activity
+
+    @property
+    def left_files(self) -> LeftFiles:
+        """What code left in ``artifacts/``; looked at within a task, which counts itself."""
+        return self._inner.left_files
 
     async def read(self, path: str | bytes, offset: int, length: int) -> tuple[bytes, int]:
         """Pass on."""

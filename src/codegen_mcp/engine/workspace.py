@@ -18,6 +18,7 @@ from pathlib import Path
 from codegen_mcp.core.errors import InvalidRequest, WrongState
 from codegen_mcp.core.paths import Parts, join_path, parse_path
 from codegen_mcp.engine import workspace_delete, workspace_list, workspace_read, workspace_write
+from codegen_mcp.engine.artifacts.left_files import LeftFiles
 from codegen_mcp.engine.workspace_dirs import make_dirs, remove_made
 from codegen_mcp.engine.workspace_errors import reporting
 from codegen_mcp.engine.workspace_glob import compile_glob
@@ -59,6 +60,8 @@ class SessionWorkspace:
         self._threads = FileThreads(executor)
         self._streams = OpenStreams()
         self._closed = False
+        self.left_files = LeftFiles(self._tree, self._threads, self._streams)
+        """What code left in ``artifacts/``."""
 
     @property
     def root(self) -> Path:

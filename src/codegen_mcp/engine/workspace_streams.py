@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from functools import partial
 from typing import Protocol
 
@@ -62,14 +63,25 @@ async def read_stream(
     tree: Tree, parts: Parts, chunk_bytes: int, threads: FileThreads, streams: OpenStreams
 ) -> AsyncGenerator[bytes, None]:
     """Yield the file's bytes to its end; a file that is replaced meanwhile stays the old one."""
-    with reporting(join_path(parts)):
-        file = _OpenFile(open_regular(tree, parts)[0])
+    path = join_path(parts)
+    with reporting(path):
+        fd = open_regular(tree, parts)[0]
+    async with aclosing(stream_open(fd, path, chunk_bytes, threads, streams)) as chunks:
+        async for chunk in chunks:
+            yield chunk
+
+
+async def stream_open(
+    fd: int, path: bytes, chunk_bytes: int, threads: FileThreads, streams: OpenStreams
+) -> AsyncGenerator[bytes, None]:
+    """Yield the bytes of an open file to its end; the descriptor is this one's to close."""
+    file = _OpenFile(fd)
     streams.add(file)
     try:
         offset = 0
         while True:
             streams.check(file)
-            with reporting(join_path(parts)):
+            with reporting(path):
                 data = await threads.run(partial(read_range, file.fd, offset, chunk_bytes))
             if not data:
                 return

@@ -1,8 +1,8 @@
-"""The HTTP face of a worker: metrics, and health for probes that do not speak gRPC."""
+"""The HTTP face of a worker: metrics, artifacts, and health for probes that do not speak gRPC."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -11,17 +11,23 @@ from starlette.routing import Route
 
 
 def make_app(
-    *, metrics: Callable[[], bytes], metrics_type: str, ready: Callable[[], bool]
+    *,
+    ready: Callable[[], bool],
+    metrics: Callable[[], bytes] | None = None,
+    metrics_type: str = "text/plain",
+    routes: Sequence[Route] = (),
 ) -> Starlette:
     """Make the application.
 
     Args:
-        metrics: The page that Prometheus scrapes.
-        metrics_type: Its content type.
         ready: Whether the worker takes new work.
+        metrics: The page that Prometheus scrapes; None serves none.
+        metrics_type: Its content type.
+        routes: Further ones.
     """
 
     async def show_metrics(request: Request) -> Response:
+        assert metrics is not None
         return Response(metrics(), headers={"content-type": metrics_type})
 
     async def healthz(request: Request) -> Response:
@@ -32,10 +38,5 @@ def make_app(
             return PlainTextResponse("ready\n")
         return PlainTextResponse("draining\n", status_code=503)
 
-    return Starlette(
-        routes=[
-            Route("/metrics", show_metrics),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-        ]
-    )
+    shown = [Route("/metrics", show_metrics)] if metrics is not None else []
+    return Starlette(routes=[*shown, Route("/healthz", healthz), Route("/readyz", readyz), *routes])

@@ -32,14 +32,26 @@ class HttpServer:
         OSError: The address cannot be bound; the message names it.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, host: str, port: int, setting: str = "METRICS_PORT"
+    ) -> None:
+        """Wire it.
+
+        Args:
+            app: What is served.
+            host: Address to bind.
+            port: 0 takes a free one.
+            setting: What the port comes from, for the message when it is taken.
+        """
         self._host = host
+        self._setting = setting
         self._asked = port
         self._server = _Server(
             uvicorn.Config(
                 app,
                 log_config=None,
                 access_log=False,
+                server_header=False,
                 lifespan="off",
                 ws="none",
                 timeout_graceful_shutdown=GRACE_S,
@@ -57,7 +69,7 @@ class HttpServer:
             raise OSError(
                 error.errno,
                 f"cannot listen on {self._host!r} port {self._asked}: {error.strerror}; choose "
-                "another METRICS_PORT, or 0 for none",
+                f"another {self._setting}, or 0 for none",
             ) from error
         self.port = listener.getsockname()[1]
         self._serving = asyncio.create_task(self._serve(listener), name="http-server")

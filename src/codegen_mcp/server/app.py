@@ -24,7 +24,9 @@ from codegen_mcp._proto.codegen.v1 import (
     workspace_files_pb2,
     workspace_files_pb2_grpc,
 )
+from codegen_mcp.engine.artifacts.base import Artifacts
 from codegen_mcp.engine.base import Sessions, Tasks
+from codegen_mcp.engine.checkpoints.base import Checkpoints
 from codegen_mcp.server.admission import Admission
 from codegen_mcp.server.artifact_service import ArtifactService
 from codegen_mcp.server.config import ServerConfig
@@ -74,6 +76,9 @@ class WorkerServer:
         tasks: Tasks,
         config: ServerConfig,
         hooks: ServerHooks | None = None,
+        *,
+        artifacts: Artifacts | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self._config = config
         self._admission = Admission(config.max_in_flight)
@@ -81,6 +86,8 @@ class WorkerServer:
         self._sessions = sessions
         self._tasks = tasks
         self._hooks = hooks or NoServerHooks()
+        self._artifacts = artifacts
+        self._checkpoints = checkpoints
         self._server: aio.Server | None = None
         self.port = 0
         """The bound one; 0 before start and for a Unix socket."""
@@ -101,12 +108,21 @@ class WorkerServer:
         )
         tools = frozenset(spec.name for spec in self._tasks.specs)
         session_management_pb2_grpc.add_SessionManagementServicer_to_server(
-            SessionService(self._sessions, self._config, tools), server
+            SessionService(
+                self._sessions,
+                self._config,
+                tools,
+                checkpoints=self._checkpoints,
+                artifacts=self._artifacts,
+            ),
+            server,
         )
         task_execution_pb2_grpc.add_TaskExecutionServicer_to_server(
             TaskService(self._tasks), server
         )
-        artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(), server)
+        artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
+            ArtifactService(self._artifacts), server
+        )
         workspace_files_pb2_grpc.add_WorkspaceFilesServicer_to_server(
             FilesService(self._sessions), server
         )

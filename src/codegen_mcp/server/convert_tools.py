@@ -14,6 +14,7 @@ from codegen_mcp._proto.codegen.v1 import tools_pb2
 from codegen_mcp.core.errors import InvalidRequest, LimitExceeded
 from codegen_mcp.engine.base import ResultEvent
 from codegen_mcp.server.convert import MAX_PAYLOAD_BYTES
+from codegen_mcp.tools.artifact_get import ArtifactGetResult
 from codegen_mcp.tools.echo import EchoResult
 from codegen_mcp.tools.fs_list import FsListResult
 from codegen_mcp.tools.fs_read import FsReadResult
@@ -104,6 +105,16 @@ def pkg_install(value: PkgInstallResult) -> tools_pb2.PkgInstallResponse:
     )
 
 
+def artifact_get(value: ArtifactGetResult) -> tools_pb2.ArtifactGetResponse:
+    """artifact.get."""
+    return tools_pb2.ArtifactGetResponse(
+        data=value.data,
+        artifact_id=value.artifact_id,
+        size_bytes=value.size_bytes,
+        content_type=value.content_type,
+    )
+
+
 TYPED = (
     TypedTool("echo", "echo", echo),
     TypedTool("fs.read", "fs_read", fs_read),
@@ -111,6 +122,7 @@ TYPED = (
     TypedTool("fs.list", "fs_list", fs_list),
     TypedTool("run.python", "run_python", run_python),
     TypedTool("pkg.install", "pkg_install", pkg_install),
+    TypedTool("artifact.get", "artifact_get", artifact_get),
 )
 BY_FIELD: Mapping[str, TypedTool] = {tool.field: tool for tool in TYPED}
 BY_NAME: Mapping[str, TypedTool] = {tool.name: tool for tool in TYPED}
@@ -128,8 +140,6 @@ def tool_call(request: tools_pb2.ToolRequest) -> tuple[str, Arguments]:
             "typed_request names no tool; set one of its members, or call with a tool's name",
             reason="NO_TOOL",
         )
-    if field == "artifact_get":
-        return "artifact.get", arguments(request.artifact_get)
     if field == "call":
         if not request.call.name:
             raise InvalidRequest("typed_request.call has no name; set it", reason="NO_TOOL")

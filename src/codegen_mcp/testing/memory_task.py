@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 
-from codegen_mcp.core.errors import InvalidRequest, SandboxUnavailable
+from codegen_mcp.core.errors import InvalidRequest, NotFound, SandboxUnavailable
 from codegen_mcp.core.limits import ResourceLimits, RunLimits
 from codegen_mcp.core.output import OutputSink
 from codegen_mcp.core.task import Command, Outcome, Stream
@@ -22,7 +22,7 @@ from codegen_mcp.engine.base import (
 )
 from codegen_mcp.languages.base import InstallRequest, InstallResult
 from codegen_mcp.testing.memory_workspace import MemoryWorkspace
-from codegen_mcp.tools.base import CapturedOutput
+from codegen_mcp.tools.base import ArtifactContent, CapturedOutput
 
 Runner = Callable[[Command, OutputSink], Awaitable[Outcome]]
 """Stands in for a sandbox."""
@@ -143,6 +143,10 @@ class MemoryContext:
     async def install(self, request: InstallRequest) -> InstallResult:
         """Install nothing."""
         raise SandboxUnavailable("this engine installs no packages")
+
+    async def artifact(self, artifact_id: str, max_bytes: int) -> ArtifactContent:
+        """Find none."""
+        raise NotFound(f"there is no artifact {artifact_id[:80]!r}; this engine keeps none")
 
     def limits_for(self, timeout_s: float | None) -> RunLimits:
         """Check as the law says."""

@@ -14,6 +14,7 @@ from codegen_mcp.core.errors import Draining
 from codegen_mcp.core.ids import new_session_id
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
+from codegen_mcp.engine.artifacts.left_files import LeftFiles
 from codegen_mcp.engine.base import TaskEvent, TaskSubmission
 from codegen_mcp.engine.hooks import EngineHooks, NoHooks
 from codegen_mcp.engine.owned_tasks import OwnedTasks
@@ -63,7 +64,12 @@ class PlainVolume:
 
 
 class ClosableWorkspace(MemoryWorkspace):
-    """Holds no descriptor."""
+    """Holds no descriptor; nothing is ever left in its ``artifacts/``."""
+
+    @property
+    def left_files(self) -> LeftFiles:
+        """There are none."""
+        raise NotImplementedError("this rig has no collector of files")
 
     def close(self) -> None:
         """Nothing to let go of."""

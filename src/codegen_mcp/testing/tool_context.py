@@ -17,12 +17,17 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from codegen_mcp.core.errors import InvalidRequest, NotImplementedYet
+from codegen_mcp.core.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    NotImplementedYet,
+)
 from codegen_mcp.core.limits import ResourceLimits, RunLimits
 from codegen_mcp.core.task import Argv, Command, EndedBy, Outcome, PythonFile
 from codegen_mcp.engine.workspace import SessionWorkspace
 from codegen_mcp.languages.base import InstallRequest, InstallResult
-from codegen_mcp.tools.base import CapturedOutput, Workspace
+from codegen_mcp.tools.base import ArtifactContent, CapturedOutput, Workspace
 
 Install = Callable[[InstallRequest], Awaitable[InstallResult]]
 
@@ -66,6 +71,8 @@ class LocalToolContext:
         self._env = env
         self._limits = limits
         self._install = install
+        self.artifacts: dict[str, ArtifactContent] = {}
+        """What there is, by id; empty unless the test puts something in."""
         self._stdout = b""
         self._stderr = b""
         self.progress_told: list[tuple[int, str, str]] = []
@@ -153,6 +160,15 @@ class LocalToolContext:
         if self._install is None:
             raise NotImplementedYet("this context has no installer; pass install=")
         return await self._install(request)
+
+    async def artifact(self, artifact_id: str, max_bytes: int) -> ArtifactContent:
+        """Look into ``artifacts``."""
+        if artifact_id not in self.artifacts:
+            raise NotFound(f"there is no artifact {artifact_id!r}; the test put none in")
+        found = self.artifacts[artifact_id]
+        if len(found.data) > max_bytes:
+            raise LimitExceeded(f"artifact {artifact_id!r} has more than {max_bytes} bytes")
+        return found
 
 
 def _argv(command: Command) -> tuple[str, ...]:

@@ -146,6 +146,16 @@ class CapturedOutput:
     stderr_omitted: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactContent:
+    """An artifact, read whole and checked against its sha256."""
+
+    artifact_id: str
+    name: str
+    content_type: str
+    data: bytes
+
+
 class ToolContext(Protocol):
     """What one call of a tool may use."""
 
@@ -180,6 +190,14 @@ class ToolContext(Protocol):
 
     async def install(self, request: InstallRequest) -> InstallResult:
         """Install packages into the session's environment."""
+
+    async def artifact(self, artifact_id: str, max_bytes: int) -> ArtifactContent:
+        """Read an artifact of this worker, also of an ended session.
+
+        Raises:
+            NotFound: There is none. Corrupt: Its bytes are damaged.
+            LimitExceeded: It has more than ``max_bytes``; the message has a link to it.
+        """
 
     def limits_for(self, timeout_s: float | None) -> RunLimits:
         """Return the limits with a timeout that the tool's caller gave.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from codegen_mcp.tools.artifact_get import ArtifactGetTool
 from codegen_mcp.tools.base import Tool
 from codegen_mcp.tools.echo import EchoTool
 from codegen_mcp.tools.fs_delete import FsDeleteTool
@@ -28,6 +29,7 @@ TOOLS: tuple[Tool[Any, Any], ...] = (
     RunPythonTool(),
     RunShellTool(),
     PkgInstallTool(),
+    ArtifactGetTool(),
 )
 
 

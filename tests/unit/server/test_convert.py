@@ -66,7 +66,7 @@ def test_a_negative_limit_is_refused_by_name(name):
 def test_every_typed_tool_is_one_that_the_worker_has_and_every_member_leads_somewhere():
     members = {field.name for field in tools_pb2.ToolRequest.DESCRIPTOR.fields}
     assert set(BY_NAME) <= set(tools_by_name())
-    assert members == {*BY_FIELD, "artifact_get", "call"}
+    assert members == {*BY_FIELD, "call"}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n!codegen/v1/artifact_service.proto\x12\ncodegen.v1\"u\n\rUploadRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rartifact_name\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\"P\n\x0eUploadResponse\x12\x12\n\nupload_url\x18\x01 \x01(\t\x12\x13\n\x0b\x61rtifact_id\x18\x02 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x03 \x01(\x03\"\xf2\x01\n\x10\x41rtifactMetadata\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x17\n\x0f\x63hecksum_sha256\x18\x06 \x01(\t\x12\x38\n\x06labels\x18\x07 \x03(\x0b\x32(.codegen.v1.ArtifactMetadata.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x10\x41rtifactResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x08\x12\x14\n\x0c\x64ownload_url\x18\x02 \x01(\t\"b\n\x14ListArtifactsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"a\n\x15ListArtifactsResponse\x12/\n\tartifacts\x18\x01 \x03(\x0b\x32\x1c.codegen.v1.ArtifactMetadata\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x15\x44\x65leteArtifactRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\")\n\x16\x44\x65leteArtifactResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\x32\xd5\x02\n\x0f\x41rtifactService\x12\x45\n\x0cGetUploadURL\x12\x19.codegen.v1.UploadRequest\x1a\x1a.codegen.v1.UploadResponse\x12L\n\x0eRecordArtifact\x12\x1c.codegen.v1.ArtifactMetadata\x1a\x1c.codegen.v1.ArtifactResponse\x12T\n\rListArtifacts\x12 .codegen.v1.ListArtifactsRequest\x1a!.codegen.v1.ListArtifactsResponse\x12W\n\x0e\x44\x65leteArtifact\x12!.codegen.v1.DeleteArtifactRequest\x1a\".codegen.v1.DeleteArtifactResponseb\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n!codegen/v1/artifact_service.proto\x12\ncodegen.v1\"u\n\rUploadRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x15\n\rartifact_name\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\"P\n\x0eUploadResponse\x12\x12\n\nupload_url\x18\x01 \x01(\t\x12\x13\n\x0b\x61rtifact_id\x18\x02 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x03 \x01(\x03\"\xb6\x02\n\x10\x41rtifactMetadata\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x17\n\x0f\x63hecksum_sha256\x18\x06 \x01(\t\x12\x38\n\x06labels\x18\x07 \x03(\x0b\x32(.codegen.v1.ArtifactMetadata.LabelsEntry\x12\x13\n\nsession_id\x18\xc8\x01 \x01(\t\x12\x16\n\rcreated_at_ms\x18\xc9\x01 \x01(\x03\x12\x15\n\x0c\x64ownload_url\x18\xca\x01 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x10\x41rtifactResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x08\x12\x14\n\x0c\x64ownload_url\x18\x02 \x01(\t\"w\n\x14ListArtifactsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x13\n\x0b\x61rtifact_id\x18\x05 \x01(\t\"a\n\x15ListArtifactsResponse\x12/\n\tartifacts\x18\x01 \x03(\x0b\x32\x1c.codegen.v1.ArtifactMetadata\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x15\x44\x65leteArtifactRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\")\n\x16\x44\x65leteArtifactResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\x32\xd5\x02\n\x0f\x41rtifactService\x12\x45\n\x0cGetUploadURL\x12\x19.codegen.v1.UploadRequest\x1a\x1a.codegen.v1.UploadResponse\x12L\n\x0eRecordArtifact\x12\x1c.codegen.v1.ArtifactMetadata\x1a\x1c.codegen.v1.ArtifactResponse\x12T\n\rListArtifacts\x12 .codegen.v1.ListArtifactsRequest\x1a!.codegen.v1.ListArtifactsResponse\x12W\n\x0e\x44\x65leteArtifact\x12!.codegen.v1.DeleteArtifactRequest\x1a\".codegen.v1.DeleteArtifactResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,19 +38,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADRESPONSE']._serialized_start=168
   _globals['_UPLOADRESPONSE']._serialized_end=248
   _globals['_ARTIFACTMETADATA']._serialized_start=251
-  _globals['_ARTIFACTMETADATA']._serialized_end=493
-  _globals['_ARTIFACTMETADATA_LABELSENTRY']._serialized_start=448
-  _globals['_ARTIFACTMETADATA_LABELSENTRY']._serialized_end=493
-  _globals['_ARTIFACTRESPONSE']._serialized_start=495
-  _globals['_ARTIFACTRESPONSE']._serialized_end=553
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=555
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=653
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=655
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=752
-  _globals['_DELETEARTIFACTREQUEST']._serialized_start=754
-  _globals['_DELETEARTIFACTREQUEST']._serialized_end=798
-  _globals['_DELETEARTIFACTRESPONSE']._serialized_start=800
-  _globals['_DELETEARTIFACTRESPONSE']._serialized_end=841
-  _globals['_ARTIFACTSERVICE']._serialized_start=844
-  _globals['_ARTIFACTSERVICE']._serialized_end=1185
+  _globals['_ARTIFACTMETADATA']._serialized_end=561
+  _globals['_ARTIFACTMETADATA_LABELSENTRY']._serialized_start=516
+  _globals['_ARTIFACTMETADATA_LABELSENTRY']._serialized_end=561
+  _globals['_ARTIFACTRESPONSE']._serialized_start=563
+  _globals['_ARTIFACTRESPONSE']._serialized_end=621
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=623
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=742
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=744
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=841
+  _globals['_DELETEARTIFACTREQUEST']._serialized_start=843
+  _globals['_DELETEARTIFACTREQUEST']._serialized_end=887
+  _globals['_DELETEARTIFACTRESPONSE']._serialized_start=889
+  _globals['_DELETEARTIFACTRESPONSE']._serialized_end=930
+  _globals['_ARTIFACTSERVICE']._serialized_start=933
+  _globals['_ARTIFACTSERVICE']._serialized_end=1274
 # @@protoc_insertion_point(module_scope)

@@ -30,7 +30,9 @@ class UploadRequest(_message.Message):
     task_id: _builtins.str
     session_id: _builtins.str
     artifact_name: _builtins.str
+    """Up to 255 bytes, no '/', NUL or line break."""
     content_type: _builtins.str
+    """A media type; empty is application/octet-stream."""
     size_bytes: _builtins.int
     def __init__(
         self,
@@ -105,6 +107,9 @@ class ArtifactMetadata(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CHECKSUM_SHA256_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    DOWNLOAD_URL_FIELD_NUMBER: _builtins.int
     artifact_id: _builtins.str
     task_id: _builtins.str
     name: _builtins.str
@@ -112,6 +117,12 @@ class ArtifactMetadata(_message.Message):
     size_bytes: _builtins.int
     checksum_sha256: _builtins.str
     """Lower-case hex."""
+    session_id: _builtins.str
+    """In answers."""
+    created_at_ms: _builtins.int
+    """In answers."""
+    download_url: _builtins.str
+    """In answers, where links can be served: for GET and HEAD, with ranges, until its own time."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -124,10 +135,13 @@ class ArtifactMetadata(_message.Message):
         size_bytes: _builtins.int = ...,
         checksum_sha256: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        session_id: _builtins.str = ...,
+        created_at_ms: _builtins.int = ...,
+        download_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "checksum_sha256", b"checksum_sha256", "content_type", b"content_type", "labels", b"labels", "name", b"name", "size_bytes", b"size_bytes", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "checksum_sha256", b"checksum_sha256", "content_type", b"content_type", "created_at_ms", b"created_at_ms", "download_url", b"download_url", "labels", b"labels", "name", b"name", "session_id", b"session_id", "size_bytes", b"size_bytes", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -141,6 +155,7 @@ class ArtifactResponse(_message.Message):
     DOWNLOAD_URL_FIELD_NUMBER: _builtins.int
     recorded: _builtins.bool
     download_url: _builtins.str
+    """Empty where no links can be served."""
     def __init__(
         self,
         *,
@@ -163,12 +178,16 @@ class ListArtifactsRequest(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ARTIFACT_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Only of this session; empty is all."""
     task_id: _builtins.str
     """Only of this task; empty is all."""
     page_size: _builtins.int
+    """At most 100; 0 is that."""
     page_token: _builtins.str
+    artifact_id: _builtins.str
+    """Only this one; NOT_FOUND when there is none."""
     def __init__(
         self,
         *,
@@ -176,10 +195,11 @@ class ListArtifactsRequest(_message.Message):
         task_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        artifact_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ArtifactServiceStub:
-    """Files that outlive their session. Every RPC answers UNIMPLEMENTED until artifacts exist.
+    """Files that outlive their session, until they are deleted or their time is over.
     """
 
     def __init__(self, channel):
@@ -58,23 +58,28 @@ class ArtifactServiceStub:
 
 
 class ArtifactServiceServicer:
-    """Files that outlive their session. Every RPC answers UNIMPLEMENTED until artifacts exist.
+    """Files that outlive their session, until they are deleted or their time is over.
     """
 
     def GetUploadURL(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The link takes one PUT of exactly size_bytes, with the Content-Type that was announced.
+        FAILED_PRECONDITION when neither the worker nor its store can serve links.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordArtifact(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Checks the uploaded bytes: DATA_LOSS when length or sha256 differ (then upload again),
+        FAILED_PRECONDITION when nothing was uploaded. Repeating it with equal facts is harmless.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListArtifacts(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Recorded ones, newest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -117,7 +122,7 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ArtifactService:
-    """Files that outlive their session. Every RPC answers UNIMPLEMENTED until artifacts exist.
+    """Files that outlive their session, until they are deleted or their time is over.
     """
 
     @staticmethod

@@ -27,50 +27,71 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ArtifactServiceStub:
-    """Files that outlive their session. Every RPC answers UNIMPLEMENTED until artifacts exist."""
+    """Files that outlive their session, until they are deleted or their time is over."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ArtifactServiceAsyncStub: ...
     GetUploadURL: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.UploadRequest, _artifact_service_pb2.UploadResponse]
+    """The link takes one PUT of exactly size_bytes, with the Content-Type that was announced.
+    FAILED_PRECONDITION when neither the worker nor its store can serve links.
+    """
     RecordArtifact: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.ArtifactMetadata, _artifact_service_pb2.ArtifactResponse]
+    """Checks the uploaded bytes: DATA_LOSS when length or sha256 differ (then upload again),
+    FAILED_PRECONDITION when nothing was uploaded. Repeating it with equal facts is harmless.
+    """
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.ListArtifactsRequest, _artifact_service_pb2.ListArtifactsResponse]
+    """Recorded ones, newest first."""
     DeleteArtifact: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.DeleteArtifactRequest, _artifact_service_pb2.DeleteArtifactResponse]
 
 @_typing.type_check_only
 class ArtifactServiceAsyncStub(ArtifactServiceStub):
-    """Files that outlive their session. Every RPC answers UNIMPLEMENTED until artifacts exist."""
+    """Files that outlive their session, until they are deleted or their time is over."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetUploadURL: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.UploadRequest, _artifact_service_pb2.UploadResponse]  # type: ignore[assignment]
+    """The link takes one PUT of exactly size_bytes, with the Content-Type that was announced.
+    FAILED_PRECONDITION when neither the worker nor its store can serve links.
+    """
     RecordArtifact: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.ArtifactMetadata, _artifact_service_pb2.ArtifactResponse]  # type: ignore[assignment]
+    """Checks the uploaded bytes: DATA_LOSS when length or sha256 differ (then upload again),
+    FAILED_PRECONDITION when nothing was uploaded. Repeating it with equal facts is harmless.
+    """
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.ListArtifactsRequest, _artifact_service_pb2.ListArtifactsResponse]  # type: ignore[assignment]
+    """Recorded ones, newest first."""
     DeleteArtifact: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.DeleteArtifactRequest, _artifact_service_pb2.DeleteArtifactResponse]  # type: ignore[assignment]
 
 class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Files that outlive their session. Every RPC answers UNIMPLEMENTED until artifacts exist."""
+    """Files that outlive their session, until they are deleted or their time is over."""
 
     @_abc_1.abstractmethod
     def GetUploadURL(
         self,
         request: _artifact_service_pb2.UploadRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_artifact_service_pb2.UploadResponse, _abc.Awaitable[_artifact_service_pb2.UploadResponse]]: ...
+    ) -> _typing.Union[_artifact_service_pb2.UploadResponse, _abc.Awaitable[_artifact_service_pb2.UploadResponse]]:
+        """The link takes one PUT of exactly size_bytes, with the Content-Type that was announced.
+        FAILED_PRECONDITION when neither the worker nor its store can serve links.
+        """
 
     @_abc_1.abstractmethod
     def RecordArtifact(
         self,
         request: _artifact_service_pb2.ArtifactMetadata,
         context: _ServicerContext,
-    ) -> _typing.Union[_artifact_service_pb2.ArtifactResponse, _abc.Awaitable[_artifact_service_pb2.ArtifactResponse]]: ...
+    ) -> _typing.Union[_artifact_service_pb2.ArtifactResponse, _abc.Awaitable[_artifact_service_pb2.ArtifactResponse]]:
+        """Checks the uploaded bytes: DATA_LOSS when length or sha256 differ (then upload again),
+        FAILED_PRECONDITION when nothing was uploaded. Repeating it with equal facts is harmless.
+        """
 
     @_abc_1.abstractmethod
     def ListArtifacts(
         self,
         request: _artifact_service_pb2.ListArtifactsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_artifact_service_pb2.ListArtifactsResponse, _abc.Awaitable[_artifact_service_pb2.ListArtifactsResponse]]: ...
+    ) -> _typing.Union[_artifact_service_pb2.ListArtifactsResponse, _abc.Awaitable[_artifact_service_pb2.ListArtifactsResponse]]:
+        """Recorded ones, newest first."""
 
     @_abc_1.abstractmethod
     def DeleteArtifact(

@@ -1,0 +1,87 @@
+"""What a worker serves over HTTP: metrics, health and the links of its artifacts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from codegen_mcp.core.clock import SystemClock
+from codegen_mcp.engine.artifacts.keeper import ArtifactKeeper
+from codegen_mcp.http.app import make_app
+from codegen_mcp.http.artifact_links import ArtifactLinks
+from codegen_mcp.http.artifacts import artifact_route
+from codegen_mcp.http.link_key import load_key
+from codegen_mcp.http.server import HttpServer
+from codegen_mcp.settings import Settings
+from codegen_mcp.telemetry.metrics import CONTENT_TYPE, WorkerMetrics
+
+KEY_FILE = "links.key"
+ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http:
+    """The open servers; None where one is off. Both may be the same."""
+
+    metrics: HttpServer | None
+    artifacts: HttpServer | None
+
+
+@asynccontextmanager
+async def open_http(
+    settings: Settings,
+    *,
+    state: Path,
+    artifacts: ArtifactKeeper,
+    metrics: WorkerMetrics,
+    ready: Callable[[], bool],
+) -> AsyncIterator[Http]:
+    """Open METRICS_PORT and HTTP_PORT; while the latter is open, artifacts have links.
+
+    Raises:
+        OSError: A port is taken. Corrupt, Unavailable: The key of the links.
+    """
+    wanted = 0 if settings.http_port == "auto" else settings.http_port
+    serves_links = settings.http_port != 0
+    shared = bool(wanted) and wanted == settings.metrics_port
+    metrics_server: HttpServer | None = None
+    link_server: HttpServer | None = None
+    async with AsyncExitStack() as stack:
+        if serves_links:
+            key = await asyncio.to_thread(load_key, state / KEY_FILE)
+
+            def base_url() -> str:
+                assert link_server is not None
+                return settings.public_url or own_url(settings.host, link_server.port)
+
+            links = ArtifactLinks(key, base_url, SystemClock())
+            app = make_app(
+                ready=ready,
+                metrics=metrics.render if shared else None,
+                metrics_type=CONTENT_TYPE,
+                routes=[artifact_route(artifacts, links)],
+            )
+            link_server = await stack.enter_async_context(
+                HttpServer(app, host=settings.host, port=wanted, setting="HTTP_PORT")
+            )
+            artifacts.serve_links(links)
+            stack.callback(artifacts.serve_links, None)
+        if shared:
+            metrics_server = link_server
+        elif settings.metrics_port:
+            app = make_app(ready=ready, metrics=metrics.render, metrics_type=CONTENT_TYPE)
+            metrics_server = await stack.enter_async_context(
+                HttpServer(app, host=settings.host, port=settings.metrics_port)
+            )
+        yield Http(metrics=metrics_server, artifacts=link_server)
+
+
+def own_url(host: str, port: int) -> str:
+    """What to reach this worker by; a name of this machine where it listens everywhere."""
+    if host in ANY_ADDRESS:
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,161 @@
+"""Registers the files that code left in ``artifacts/``. Implements ``task_ports.CollectsFiles``."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import structlog
+
+from codegen_mcp.core.errors import Conflict, NotFound, WorkerError
+from codegen_mcp.core.paths import show_path
+from codegen_mcp.engine.artifacts.base import Artifacts
+from codegen_mcp.engine.artifacts.config import ArtifactConfig
+from codegen_mcp.engine.artifacts.facts import DEFAULT_TYPE, MAX_NAME_BYTES
+from codegen_mcp.engine.artifacts.left_files import LeftFile, LeftFiles
+from codegen_mcp.engine.artifacts.seen_files import load_seen, save_seen
+from codegen_mcp.engine.task_ports import Collected, TaskSession
+
+log = structlog.get_logger()
+
+_SHOWN = 5
+"""Files named in a note."""
+_TYPES = mimetypes.MimeTypes(filenames=())
+"""Python's own table: the same on every machine."""
+_COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+
+
+@dataclass(slots=True)
+class _Out:
+    """What was left out."""
+
+    files: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, file: LeftFile, why: str) -> None:
+        self.count += 1
+        if len(self.files) < _SHOWN:
+            self.files.append(f"{show_path(file.path)} ({why})")
+
+    def note(self) -> str:
+        if not self.count:
+            return ""
+        more = f" and {self.count - len(self.files)} more" if self.count > len(self.files) else ""
+        what = "file of artifacts/ was" if self.count == 1 else "files of artifacts/ were"
+        return f"{self.count} {what} not registered: {', '.join(self.files)}{more}"
+
+
+class FileCollector:
+    """Stateless; what was registered before is remembered with each session's workspace."""
+
+    def __init__(self, artifacts: Artifacts, config: ArtifactConfig) -> None:
+        self._artifacts = artifacts
+        self._config = config
+
+    def wanted(self, session: TaskSession) -> bool:
+        """One fstatat(2)."""
+        return session.workspace.left_files.present()
+
+    async def collect(self, session: TaskSession, task_id: str, collected: Collected) -> None:
+        """Register what is new or changed, in the order of the paths."""
+        out = _Out()
+        try:
+            async with asyncio.timeout(self._config.task_s):
+                await self._collect(session, task_id, collected, out)
+        except TimeoutError:
+            collected.note = "registering the files of artifacts/ took too long; "
+        except WorkerError as error:
+            collected.note = f"files of artifacts/ could not be registered: {error.message}; "
+        except Exception:
+            log.exception("artifact.collect_failed", session_id=session.session_id, task_id=task_id)
+            collected.note = "files of artifacts/ could not be registered; the log says why; "
+        if collected.note:
+            collected.note += "the next run tries again"
+        collected.note = "; ".join(part for part in (out.note(), collected.note) if part)
+
+    async def _collect(
+        self, session: TaskSession, task_id: str, collected: Collected, out: _Out
+    ) -> None:
+        left = session.workspace.left_files
+        if left.seen is None:
+            left.seen = await load_seen(session.directory)
+        scan = await left.scan()
+        if scan.whole:
+            there = {file.path for file in scan.files}
+            for path in [path for path in left.seen if path not in there]:
+                del left.seen[path]
+        fresh = [file for file in scan.files if left.seen.get(file.path) != file.mark]
+        if not fresh:
+            return
+        total = 0
+        try:
+            for file in fresh:
+                if why := self._unfit(file):
+                    out.add(file, why)
+                    left.seen[file.path] = file.mark  # told once
+                elif len(collected.artifacts) >= self._config.task_files:
+                    out.add(file, f"beyond {self._config.task_files} files; the next run's turn")
+                elif total + file.size > self._config.task_bytes:
+                    out.add(file, f"beyond {self._config.task_bytes} bytes; the next run's turn")
+                elif artifact_id := await self._put(session, task_id, left, file, out):
+                    collected.artifacts.append(artifact_id)
+                    left.seen[file.path] = file.mark
+                    total += file.size
+        finally:
+            await save_seen(session.directory, left.seen)
+
+    def _unfit(self, file: LeftFile) -> str:
+        """Say why it never can be registered as it is."""
+        if file.kind != "file":
+            return f"a {file.kind}, not a regular file"
+        most = min(self._config.task_bytes, self._config.max_bytes)
+        if file.size > most:
+            return f"{file.size} bytes, at most {most} are registered; download it"
+        return ""
+
+    async def _put(
+        self, session: TaskSession, task_id: str, left: LeftFiles, file: LeftFile, out: _Out
+    ) -> str:
+        name = name_of(file.path)
+        try:
+            async with aclosing(left.read(file)) as data:  # type: ignore[type-var]
+                info = await self._artifacts.put(
+                    session_id=session.session_id,
+                    task_id=task_id,
+                    name=name,
+                    content_type=type_of(name),
+                    labels={"path": text_of(file.path)},
+                    size_bytes=file.size,
+                    data=data,
+                )
+        except (Conflict, NotFound):
+            out.add(file, "changed while it was read; the next run's turn")
+            return ""
+        return info.artifact_id
+
+
+def text_of(path: bytes) -> str:
+    """Return a path as one line of text; what is no UTF-8 or breaks a line is escaped."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(
+        one if one.isprintable() or one == " " else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
+def name_of(path: bytes) -> str:
+    """Return the name of a file as an artifact may have it."""
+    name = text_of(path.rpartition(b"/")[2])
+    if len(name.encode()) > MAX_NAME_BYTES:  # escapes are longer than what they stand for
+        name = name.encode()[:MAX_NAME_BYTES].decode("utf-8", "ignore")
+    return name
+
+
+def type_of(name: str) -> str:
+    """Guess a media type by the name alone."""
+    kind, encoding = _TYPES.guess_type("file:" + name.replace("#", "_"), strict=True)
+    if encoding is not None:
+        return _COMPRESSED.get(encoding, DEFAULT_TYPE)
+    return kind or DEFAULT_TYPE
