@@ -207,8 +207,8 @@ async def test_the_idle_timeout_can_be_changed_to_something_positive():
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_checkpoint_on_destroy_is_refused_and_the_session_stays():
-    async with memory_worker() as worker:
+async def test_a_worker_without_checkpoints_refuses_one_on_destroy_and_the_session_stays():
+    async with memory_worker(checkpoints=False) as worker:
         session_id = await worker.wire.session()
         request = pb.DestroySessionRequest(session_id=session_id, save_checkpoint=True, force=True)
         error = await refused(worker.wire.sessions.DestroySession(request))
@@ -218,13 +218,14 @@ async def test_a_checkpoint_on_destroy_is_refused_and_the_session_stays():
 
 
 async def test_checkpoints_and_artifacts_say_that_they_are_not_there():
-    async with memory_worker() as worker:
+    async with memory_worker(checkpoints=False) as worker:
         sessions, kept = worker.wire.sessions, worker.wire.artifacts
         calls = [
             sessions.CheckpointSession(pb.CheckpointRequest()),
             sessions.RestoreSession(pb.RestoreRequest()),
             sessions.ForkSession(pb.ForkRequest()),
             sessions.ListCheckpoints(pb.ListCheckpointsRequest()),
+            sessions.GetCheckpoint(pb.GetCheckpointRequest()),
             sessions.DeleteCheckpoint(pb.DeleteCheckpointRequest()),
             kept.GetUploadURL(artifacts.UploadRequest()),
             kept.RecordArtifact(artifacts.ArtifactMetadata()),
@@ -235,6 +236,24 @@ async def test_checkpoints_and_artifacts_say_that_they_are_not_there():
     assert {error.code for error in errors} == {grpc.StatusCode.UNIMPLEMENTED}
     assert {error.info.reason for error in errors} == {"NOT_IMPLEMENTED"}
     assert all(error.message for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (pb.SessionConfig(auto_restore=True), "config.auto_restore"),
+        (pb.SessionConfig(durability=common_pb2.DURABILITY_SYNC), "config.durability"),
+        (pb.SessionConfig(checkpoint_interval_seconds=9), "config.checkpoint_interval_seconds"),
+    ],
+)
+async def test_a_worker_without_checkpoints_refuses_what_needs_them_by_name(config, field):
+    async with memory_worker(checkpoints=False) as worker:
+        error = await refused(
+            worker.wire.sessions.CreateSession(pb.CreateSessionRequest(config=config))
+        )
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.info.reason == "FIELD_NOT_SUPPORTED"
+    assert error.info.metadata["field"] == field
 
 
 async def test_every_tool_may_be_required():

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from codegen_mcp._proto.codegen.v1 import common_pb2, session_management_pb2, worker_lifecycle_pb2
 from codegen_mcp.core.errors import FieldNotSupported, InvalidRequest, LimitExceeded
 from codegen_mcp.core.limits import KIB, ResourceLimits
-from codegen_mcp.core.session import SessionConfig, SessionState
+from codegen_mcp.core.session import Durability, SessionConfig, SessionState
 from codegen_mcp.engine.base import Capacity, SessionView
 from codegen_mcp.server.convert import (
     label,
@@ -19,9 +19,12 @@ from codegen_mcp.server.convert import (
     usage,
     variables,
 )
+from codegen_mcp.server.status import cut
 
 MAX_METADATA_BYTES = 256 * KIB
 """Keys and values of one session's metadata together."""
+MAX_LOST_BYTES = 16 * KIB
+"""Of the words on what a restore lost."""
 MAX_LISTED = 1000
 """Sessions in a SessionCapacity."""
 
@@ -33,6 +36,12 @@ STATES: Mapping[SessionState, common_pb2.SessionState.ValueType] = {
     SessionState.DRAINING: common_pb2.SESSION_STATE_DRAINING,
     SessionState.CHECKPOINTING: common_pb2.SESSION_STATE_CHECKPOINTING,
     SessionState.FAILED: common_pb2.SESSION_STATE_FAILED,
+}
+
+DURABILITIES: Mapping[Durability, common_pb2.Durability.ValueType] = {
+    Durability.INTERVAL: common_pb2.DURABILITY_INTERVAL,
+    Durability.TURN: common_pb2.DURABILITY_TURN,
+    Durability.SYNC: common_pb2.DURABILITY_SYNC,
 }
 
 LIMITS = (
@@ -56,8 +65,10 @@ def session_config(
     request: session_management_pb2.CreateSessionRequest,
     defaults: ResourceLimits,
     tools: Collection[str],
+    *,
+    checkpoints: bool = True,
 ) -> SessionConfig:
-    """Read what a caller asks for.
+    """Read what a caller asks for; ``checkpoints`` says whether this worker keeps any.
 
     Raises:
         InvalidRequest: A value is malformed, or a field is set that is not honoured.
@@ -74,6 +85,14 @@ def session_config(
     idle_s: float | None = None
     if config.HasField("idle_timeout_seconds"):
         idle_s = positive_seconds("config.idle_timeout_seconds", config.idle_timeout_seconds)
+    interval_s: float | None = None
+    if config.HasField("checkpoint_interval_seconds"):
+        interval_s = positive_seconds(
+            "config.checkpoint_interval_seconds", config.checkpoint_interval_seconds
+        )
+    if not checkpoints:
+        for name in ("auto_restore", "durability", "checkpoint_interval_seconds"):
+            refuse_if_set(f"config.{name}", getattr(config, name), "it keeps no checkpoints")
     return SessionConfig(
         workspace_id=label("workspace_id", request.workspace_id),
         user_id=label("user_id", request.user_id),
@@ -82,6 +101,27 @@ def session_config(
         limits=limits(config.limits, defaults),
         metadata=metadata(request.metadata),
         idle_timeout_s=idle_s,
+        auto_restore=config.auto_restore,
+        durability=durability(config.durability),
+        checkpoint_interval_s=interval_s,
+    )
+
+
+def durability(value: int) -> Durability:
+    """Read what a caller asks for; not set is INTERVAL.
+
+    Raises:
+        InvalidRequest: A number that this version does not know.
+    """
+    if value == common_pb2.DURABILITY_UNSPECIFIED:
+        return Durability.INTERVAL
+    for ours, wire in DURABILITIES.items():
+        if wire == value:
+            return ours
+    raise InvalidRequest(
+        f"config.durability={value!r} is not known to this worker; use one of "
+        f"{', '.join(common_pb2.Durability.Name(wire) for wire in DURABILITIES.values())}",
+        metadata={"field": "config.durability"},
     )
 
 
@@ -191,7 +231,9 @@ def info(view: SessionView) -> common_pb2.SessionInfo:
     )
 
 
-def status(view: SessionView, worker_id: str) -> session_management_pb2.SessionStatusResponse:
+def status(
+    view: SessionView, worker_id: str, last_checkpoint_id: str
+) -> session_management_pb2.SessionStatusResponse:
     """Answer of GetSessionStatus."""
     return session_management_pb2.SessionStatusResponse(
         session_id=view.session_id,
@@ -199,6 +241,12 @@ def status(view: SessionView, worker_id: str) -> session_management_pb2.SessionS
         state=STATES[view.state],
         info=info(view),
         recent_tasks=view.recent_tasks,
+        last_checkpoint_id=last_checkpoint_id,
+        restored_from=view.restored_from,
+        lost=cut(view.lost, MAX_LOST_BYTES),
+        auto_restore=view.auto_restore,
+        durability=DURABILITIES[view.durability],
+        checkpoint_interval_seconds=view.checkpoint_interval_s,
     )
 
 

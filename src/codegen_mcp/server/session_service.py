@@ -2,61 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+
+import structlog
 
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
-from codegen_mcp._proto.codegen.v1 import session_management_pb2_grpc, worker_lifecycle_pb2
-from codegen_mcp.core.errors import NotImplementedYet, WrongState
+from codegen_mcp._proto.codegen.v1 import worker_lifecycle_pb2
+from codegen_mcp.core.errors import Unavailable
+from codegen_mcp.engine.artifacts.base import Artifacts
 from codegen_mcp.engine.base import Sessions
+from codegen_mcp.engine.checkpoints.base import Checkpoints
 from codegen_mcp.server import convert_sessions as convert
+from codegen_mcp.server.checkpoint_service import MAX_PAGE, CheckpointService
 from codegen_mcp.server.config import ServerConfig
 from codegen_mcp.server.interceptors import Context
 
-MAX_PAGE = 500
-NO_CHECKPOINTS = (
-    "this worker has no checkpoints; a session's files live in its workspace until it is destroyed"
-)
+log = structlog.get_logger()
+
+MAX_ARTIFACTS = 1000
+"""Ids in the answer of DestroySession."""
 
 
-class SessionService(session_management_pb2_grpc.SessionManagementServicer):
+class SessionService(CheckpointService):
     """Answers for the sessions of one worker."""
 
-    def __init__(self, sessions: Sessions, config: ServerConfig, tools: Collection[str]) -> None:
-        self._sessions = sessions
-        self._config = config
+    def __init__(
+        self,
+        sessions: Sessions,
+        config: ServerConfig,
+        tools: Collection[str],
+        *,
+        checkpoints: Checkpoints | None = None,
+        artifacts: Artifacts | None = None,
+    ) -> None:
+        super().__init__(sessions, config, checkpoints)
         self._tools = tools
+        self._artifacts = artifacts
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
     ) -> pb.CreateSessionResponse:
         """Make a session."""
-        if request.worker_id not in {"", self._config.worker_id}:
-            raise WrongState(
-                f"this worker is {self._config.worker_id!r}, not {request.worker_id[:80]!r}; "
-                "leave worker_id empty or ask that worker",
-                reason="WRONG_WORKER",
-                metadata={"worker_id": self._config.worker_id},
-            )
-        config = convert.session_config(request, self._sessions.default_limits, self._tools)
+        self.check_worker(request.worker_id)
+        config = convert.session_config(
+            request,
+            self._sessions.default_limits,
+            self._tools,
+            checkpoints=self._checkpoints is not None,
+        )
         view = await self._sessions.create(config)
         return convert.created(view, self._config.worker_id)
 
     async def DestroySession(
         self, request: pb.DestroySessionRequest, context: Context
     ) -> pb.DestroySessionResponse:
-        """End a session."""
+        """End a session, once its checkpoint is durable if one was asked for."""
+        session_id, checkpoint_id = request.session_id, ""
         if request.save_checkpoint:
-            raise NotImplementedYet(
-                f"save_checkpoint: {NO_CHECKPOINTS}; the session was not touched"
-            )
-        await self._sessions.destroy(request.session_id, force=request.force)
-        return pb.DestroySessionResponse(destroyed=True)
+            info = await self.save_for_the_last_time(session_id, force=request.force)
+            checkpoint_id = str(info.checkpoint_id)
+        artifacts = await self._artifacts_of(session_id)
+        await self._sessions.destroy(session_id, force=request.force)
+        return pb.DestroySessionResponse(
+            destroyed=True, checkpoint_id=checkpoint_id, artifacts=artifacts
+        )
+
+    async def _artifacts_of(self, session_id: str) -> Sequence[str]:
+        """Name what it left; nothing where that cannot be told now, which is no reason to stay."""
+        if self._artifacts is None:
+            return ()
+        try:
+            found = await self._artifacts.list(session_id, limit=MAX_ARTIFACTS)
+        except Unavailable:
+            log.warning("session.artifacts_not_listed", session_id=session_id, exc_info=True)
+            return ()
+        return [info.artifact_id for info in found]
 
     async def GetSessionStatus(
         self, request: pb.SessionStatusRequest, context: Context
     ) -> pb.SessionStatusResponse:
         """State, usage and last tasks."""
-        return convert.status(self._sessions.get(request.session_id), self._config.worker_id)
+        view = self._sessions.get(request.session_id)
+        last = self.last_checkpoint(view.session_id)
+        return convert.status(view, self._config.worker_id, last)
 
     async def GetSessionMetadata(
         self, request: pb.GetSessionMetadataRequest, context: Context
@@ -109,31 +137,3 @@ class SessionService(session_management_pb2_grpc.SessionManagementServicer):
         seconds = convert.positive_seconds("idle_timeout_seconds", request.idle_timeout_seconds)
         await self._sessions.set_idle_timeout(request.session_id, seconds)
         return pb.SetIdleTimeoutResponse(session_id=request.session_id)
-
-    async def CheckpointSession(
-        self, request: pb.CheckpointRequest, context: Context
-    ) -> pb.CheckpointResponse:
-        """Refuse."""
-        raise NotImplementedYet(NO_CHECKPOINTS)
-
-    async def RestoreSession(
-        self, request: pb.RestoreRequest, context: Context
-    ) -> pb.RestoreResponse:
-        """Refuse."""
-        raise NotImplementedYet(NO_CHECKPOINTS)
-
-    async def ForkSession(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:
-        """Refuse."""
-        raise NotImplementedYet(NO_CHECKPOINTS)
-
-    async def ListCheckpoints(
-        self, request: pb.ListCheckpointsRequest, context: Context
-    ) -> pb.ListCheckpointsResponse:
-        """Refuse."""
-        raise NotImplementedYet(NO_CHECKPOINTS)
-
-    async def DeleteCheckpoint(
-        self, request: pb.DeleteCheckpointRequest, context: Context
-    ) -> pb.DeleteCheckpointResponse:
-        """Refuse."""
-        raise NotImplementedYet(NO_CHECKPOINTS)

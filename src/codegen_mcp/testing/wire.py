@@ -79,13 +79,19 @@ async def memory_worker(
     tools: Sequence[Tool[Any, Any]] = TOOLS,
     runner: Runner = no_code,
     max_sessions: int = 8,
+    checkpoints: bool = True,
     **config: Any,
 ) -> AsyncIterator[MemoryWorker]:
-    """Serve an engine in memory on a free port and dial it."""
+    """Serve an engine in memory on a free port and dial it; ``checkpoints`` False keeps none."""
     settings = ServerConfig(**{"worker_id": "memory-worker", "port": 0, **config})
     async with (
         MemoryEngine(tools, runner=runner, max_sessions=max_sessions) as engine,
-        WorkerServer(engine.sessions, engine.tasks, settings) as server,
+        WorkerServer(
+            engine.sessions,
+            engine.tasks,
+            settings,
+            checkpoints=engine.checkpoints if checkpoints else None,
+        ) as server,
         dial(f"127.0.0.1:{server.port}") as wire,
     ):
         yield MemoryWorker(engine, server, wire)
