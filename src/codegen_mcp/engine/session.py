@@ -130,6 +130,11 @@ class Session:
         return self._keeper.record.env
 
     @property
+    def durability(self) -> str:
+        """``interval``, ``turn`` or ``sync``."""
+        return self._keeper.record.durability
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         """Its metadata."""
         return self._keeper.record.metadata

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 import structlog
@@ -27,6 +27,7 @@ from codegen_mcp.engine.run_line import Line
 from codegen_mcp.engine.session import Session, not_found
 from codegen_mcp.engine.session_checks import check_idle_timeout, check_metadata
 from codegen_mcp.engine.session_ender import SessionEnder
+from codegen_mcp.engine.session_forker import SessionForker, check_count
 from codegen_mcp.engine.session_installer import RestorePlan, SessionInstaller
 from codegen_mcp.engine.session_maker import SessionMaker, check_request
 from codegen_mcp.engine.session_record import SessionRecord
@@ -87,6 +88,7 @@ class SessionPool:
         self._records = records
         self._sessions: dict[str, Session] = {}
         self._creating = 0
+        self._expiring: set[str] = set()
         self._draining = False
         self._closed = False
         self._stack = AsyncExitStack()
@@ -147,6 +149,17 @@ class SessionPool:
             tasks=self._tasks,
             grace_s=config.grace_s,
         )
+        self._forker = SessionForker(
+            sessions=self._sessions,
+            state=state,
+            factory=factory,
+            warm=self._warm,
+            trash=self._trash,
+            services=self._services,
+            open_workspace=open_workspace,
+            boots=self._boots,
+            end=lambda session: self._ender.begin(session, "asked").hurry.set(),
+        )
         self.reaper = Reaper(
             sessions=lambda: list(self._sessions.values()),
             expire=self._expire,
@@ -158,6 +171,8 @@ class SessionPool:
         """Sweeps by itself; tests may call ``sweep``."""
         self.adoption = Adoption()
         """What the start found."""
+        self.before_end: Callable[[Session, str], Awaitable[None]] | None = None
+        """Awaited before a session is ended for ``idle``, ``age`` or ``drain``; never raises."""
 
     async def __aenter__(self) -> SessionPool:
         """Adopt a dead worker's sessions, delete its remains, begin to boot ahead.
@@ -231,6 +246,22 @@ class SessionPool:
             raise _draining()
         return session.view()
 
+    async def fork(self, session_id: str, count: int) -> Sequence[SessionView]:
+        """Copy a session (``SessionForker.fork``)."""
+        try:
+            parent = self.session(session_id)
+            self._admit(check_count(count))
+            self._creating += count
+            try:
+                made = await self._forker.fork(parent, count)
+            finally:
+                self._creating -= count
+                self._warm.nudge()
+        except WorkerError as error:
+            self._hooks.session_refused(reason=error.reason)
+            raise
+        return [session.view() for session in made]
+
     async def restore(self, plan: RestorePlan) -> SessionView:
         """Make a session from stored bytes; one that lives under the same id gives way at the end.
 
@@ -288,6 +319,11 @@ class SessionPool:
             ending.hurry.set()
         await asyncio.wait([ending.work])
         ending.work.result()
+
+    @property
+    def living(self) -> Sequence[Session]:
+        """Sessions that are not being destroyed."""
+        return [session for session in self._sessions.values() if not session.ending]
 
     def session(self, session_id: str) -> Session:
         """Return a session, for the task executor.
@@ -364,6 +400,8 @@ class SessionPool:
             async with asyncio.timeout(grace_s):
                 for session in list(self._sessions.values()):
                     await session.quiet()
+                    if self.before_end is not None and not session.ending:
+                        await self.before_end(session, "drain")
         except TimeoutError:
             return False
         return True
@@ -384,6 +422,7 @@ class SessionPool:
         keep = self._config.keep_sessions if keep is None else keep
         await self.reaper.__aexit__(None, None, None)
         await self._warm.__aexit__(None, None, None)
+        await self._forker.aclose()
         sessions = list(self._sessions.values())
         if keep:
             ends = [self._ender.put_down(session) for session in sessions]
@@ -402,10 +441,10 @@ class SessionPool:
             log.warning("trash.left", pending=self._trash.pending)
         await self._stack.aclose()
 
-    def _admit(self) -> None:
+    def _admit(self, count: int = 1) -> None:
         if self._draining:
             raise _draining()
-        if self._room() <= 0:
+        if self._room() < count:
             raise Full(
                 f"all {self._config.max_sessions} sessions of this worker are taken; destroy one, "
                 "wait for one to end, or raise MAX_SESSIONS",
@@ -417,6 +456,25 @@ class SessionPool:
         return self._config.max_sessions - len(self._sessions) - self._creating
 
     def _expire(self, session: Session, reason: str) -> None:
+        if self.before_end is None:
+            self._end_now(session, reason)
+        elif session.session_id not in self._expiring:
+            self._expiring.add(session.session_id)
+            self._tasks.spawn(self._expire_after(session, reason, self.before_end), "session-save")
+
+    async def _expire_after(
+        self, session: Session, reason: str, first: Callable[[Session, str], Awaitable[None]]
+    ) -> None:
+        used_ms = session.record.last_activity_ms
+        try:
+            await first(session, reason)
+            # One that was used meanwhile lives on.
+            if not session.ending and session.record.last_activity_ms == used_ms:
+                self._end_now(session, reason)
+        finally:
+            self._expiring.discard(session.session_id)
+
+    def _end_now(self, session: Session, reason: str) -> None:
         ending = self._ender.begin(session, reason)
         if reason == "idle":
             ending.hurry.set()
