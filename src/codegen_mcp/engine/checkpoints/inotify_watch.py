@@ -5,16 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from codegen_mcp.engine.checkpoints.inotify_reading import GONE_NAMES, NEW_NAMES, Blind, Reading
 from codegen_mcp.engine.checkpoints.source_files import open_entry
-from codegen_mcp.engine.checkpoints.tree_watch import MAX_CHANGES, Changes
+from codegen_mcp.engine.checkpoints.tree_watch import Changes
 from codegen_mcp.sandbox import inotify
 from codegen_mcp.sandbox.openat2 import DIRECTORY
 
-_GONE_NAMES = inotify.DELETE | inotify.MOVED_FROM
-_NEW_NAMES = inotify.CREATE | inotify.MOVED_TO
 _CONTENT = inotify.MODIFY | inotify.ATTRIB | inotify.CLOSE_WRITE
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _MISSED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -33,10 +32,6 @@ class _Directory:
     parent: int
     """Watch of the directory above; -1 of a root."""
     name: bytes
-
-
-class _Blind(Exception):
-    """The watch can no longer tell."""
 
 
 class InotifyWatch:
@@ -73,7 +68,7 @@ class InotifyWatch:
             for name in self._names:
                 os.stat(name, dir_fd=self._root, follow_symlinks=False)
                 self._watch_below(self._root, -1, name)
-        except _Blind:
+        except Blind:
             self._go_blind()
         except BaseException:
             self.close()
@@ -83,7 +78,7 @@ class InotifyWatch:
         """Read the queue in order, and watch what came."""
         if self._blind:
             return Changes(overflow=True)
-        reading = _Reading()
+        reading = Reading()
         try:
             for _ in range(_ROUNDS):
                 for event in inotify.read_events(self._listener):
@@ -91,7 +86,7 @@ class InotifyWatch:
                 if not reading.find_missing(self._look):
                     return reading.changes
                 time.sleep(_ROUND_S)  # the event of a removal comes just after it
-        except _Blind:
+        except Blind:
             self._go_blind()
         return Changes(overflow=True)
 
@@ -107,10 +102,10 @@ class InotifyWatch:
         self._blind = True
         self.close()
 
-    def _take(self, event: inotify.Event, reading: _Reading) -> None:
+    def _take(self, event: inotify.Event, reading: Reading) -> None:
         mask = event.mask
         if mask & inotify.Q_OVERFLOW:
-            raise _Blind
+            raise Blind
         if mask & inotify.IGNORED:
             self._directories.pop(event.watch, None)
             return
@@ -122,9 +117,9 @@ class InotifyWatch:
             return
         path = above + b"/" + event.name
         reading.note(path, mask)
-        if mask & inotify.ISDIR and mask & (_NEW_NAMES | _GONE_NAMES):
+        if mask & inotify.ISDIR and mask & (NEW_NAMES | GONE_NAMES):
             reading.changes.trees.add(path)
-            if mask & _NEW_NAMES:
+            if mask & NEW_NAMES:
                 self._arrived(event.watch, above, event.name)
 
     def _arrived(self, parent: int, above: bytes, name: bytes) -> None:
@@ -140,7 +135,7 @@ class InotifyWatch:
         """Watch a directory and all below it; what is not there any more is told by an event.
 
         Raises:
-            _Blind: One cannot be watched or listed.
+            Blind: One cannot be watched or listed.
         """
         pending = [(name, self._watch_one(dir_fd, parent, name))]
         while pending:
@@ -164,13 +159,13 @@ class InotifyWatch:
         if fd is None:
             return None
         try:
-            watch = inotify.add_watch(self._listener, fd, _NEW_NAMES | _GONE_NAMES | _CONTENT)
+            watch = inotify.add_watch(self._listener, fd, NEW_NAMES | GONE_NAMES | _CONTENT)
             self._directories[watch] = _Directory(parent, name)
             if len(self._directories) > MAX_WATCHES:
-                raise _Blind
+                raise Blind
             return watch, _directories_in(fd)
         except OSError as error:
-            raise _Blind from error
+            raise Blind from error
         finally:
             os.close(fd)
 
@@ -196,73 +191,25 @@ class InotifyWatch:
         except OSError as error:
             if error.errno in _MISSED:
                 return None
-            raise _Blind from error
+            raise Blind from error
         finally:
             os.close(fd)
-
-
-class _Reading:
-    """What one drain has read so far."""
-
-    def __init__(self) -> None:
-        self.changes = Changes()
-        self._gone: set[bytes] = set()
-        """Names whose last event removed them."""
-        self._written: set[bytes] = set()
-        """Names that were written, and neither came nor went since."""
-
-    def note(self, path: bytes, mask: int) -> None:
-        """Take one event on a name.
-
-        Raises:
-            _Blind: There are too many.
-        """
-        self.changes.paths.add(path)
-        if len(self.changes.paths) > MAX_CHANGES:
-            raise _Blind
-        if mask & _GONE_NAMES:
-            self._gone.add(path)
-            self._written.discard(path)
-        elif mask & _NEW_NAMES:
-            self._gone.discard(path)
-            self._written.discard(path)
-        elif not mask & inotify.ISDIR:
-            self._written.add(path)
-
-    def find_missing(self, look: Callable[[bytes], os.stat_result | None]) -> bool:
-        """Look at what was written; whether something was whose name is not there."""
-        for path in self._written:
-            found = None if path in self._gone else look(path)
-            if found is not None:
-                if found.st_nlink > 1:
-                    self.changes.inodes.add(found.st_ino)
-            elif not self._moved(path):
-                return True
-        return False
-
-    def _moved(self, path: bytes) -> bool:
-        """Whether a directory above came or went, so that the name is looked for anew anyway."""
-        while path:
-            path = path.rpartition(b"/")[0]
-            if path in self.changes.trees:
-                return True
-        return False
 
 
 def _open(dir_fd: int, path: bytes) -> int | None:
     """Open a directory; None when it is not there (any more).
 
     Raises:
-        _Blind: It cannot be opened.
+        Blind: It cannot be opened.
     """
     if len(path) > MAX_PATH_BYTES:
-        raise _Blind
+        raise Blind
     try:
         return open_entry(dir_fd, path, DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno in _MISSED:
             return None
-        raise _Blind from error
+        raise Blind from error
 
 
 def _directories_in(fd: int) -> list[bytes]:
