@@ -72,12 +72,11 @@ def reading(content: bytes) -> Callable[[int], bytes]:
 
 def data_of(content: bytes, block: int = 4096) -> list[tuple[int, int]]:
     """(offset, length) of the blocks of a content that are not zero, as SEEK_DATA would tell."""
-    found = [
+    return [
         (at, min(block, len(content) - at))
         for at in range(0, len(content), block)
         if content[at : at + block].strip(b"\0")
     ]
-    return found or [(0, 0)]
 
 
 def add_all(
@@ -88,7 +87,7 @@ def add_all(
     for entry in entries:
         if entry.kind is EntryKind.FILE:
             content = contents[entry.path]
-            segments = data_of(content) if entry.sparse else ()
+            segments = data_of(content) if entry.sparse else None
             plain = replace(entry, sha256=b"")
             added.append(writer.add(plain, reading(content), segments))
         else:

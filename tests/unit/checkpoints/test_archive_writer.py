@@ -136,6 +136,11 @@ def test_holes_cost_no_space_and_odd_or_too_many_segments_are_made_whole() -> No
         writer.add(ROOT)
         writer.add(entry, reading(whole), segments)
         check(spool, writer, [ROOT, entry])
+    dense = file(b"workspace/b", noise(5000), sparse=True)
+    with ArchiveWriter(spool := io.BytesIO()) as writer:
+        writer.add(ROOT)
+        writer.add(dense, reading(noise(5000)))
+        check(spool, writer, [ROOT, dense])
     hole = file(b"workspace/b", bytes(30_000_000), sparse=True)
     assert pack([ROOT, hole], {b"workspace/b": bytes(30_000_000)}).summary.inflated_bytes == 2048
 
@@ -147,6 +152,8 @@ def test_a_name_occurs_once() -> None:
             writer.add(ROOT)
         with pytest.raises(ValueError, match="needs read"):
             writer.add(file(b"workspace/a", b"a"))
+        with pytest.raises(ValueError, match="sparse one"):
+            writer.add(file(b"workspace/a", b"a"), reading(b"a"), [])
 
 
 @pytest.mark.parametrize("seed", range(25))

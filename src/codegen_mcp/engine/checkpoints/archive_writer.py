@@ -82,7 +82,7 @@ class ArchiveWriter:
         self,
         entry: Entry,
         read: Read | None = None,
-        segments: Sequence[tuple[int, int]] = (),
+        segments: Sequence[tuple[int, int]] | None = None,
     ) -> Entry:
         """Pack one name.
 
@@ -90,7 +90,7 @@ class ArchiveWriter:
             entry: If it has a sha256, the content must have it.
             read: For a file: gives its whole content, holes as zeros, from the start.
             segments: For a sparse file: (offset, length) of each part with data, as SEEK_DATA and
-                SEEK_HOLE tell; [(0, 0)] is one hole, empty is data throughout. What is not zero
+                SEEK_HOLE tell; empty is one hole, None is data throughout. What is not zero
                 outside of them is a change.
 
         Returns:
@@ -105,7 +105,7 @@ class ArchiveWriter:
         if path in self._where:
             raise ValueError(f"{path!r} is in the archive already")
         if entry.kind is EntryKind.FILE:
-            if read is None or (segments and not entry.sparse):
+            if read is None or (segments is not None and not entry.sparse):
                 raise ValueError(f"{path!r}: a file needs read, and segments mean a sparse one")
             return self._add_file(entry, read, segments)
         if entry.kind is EntryKind.HARDLINK:
@@ -161,11 +161,13 @@ class ArchiveWriter:
                 self._where[path] = group
         self._open, self._open_bytes = {}, 0
 
-    def _add_file(self, entry: Entry, read: Read, segments: Sequence[tuple[int, int]]) -> Entry:
+    def _add_file(
+        self, entry: Entry, read: Read, segments: Sequence[tuple[int, int]] | None
+    ) -> Entry:
         size = entry.size
         places: list[tuple[int, int]] = []
         if entry.sparse:
-            places = sparse_map(segments or [(0, size)], size)
+            places = sparse_map([(0, size)] if segments is None else segments, size)
         digest = hashlib.sha256()
         header = member_header(entry, places)
         if size <= PIECE_BYTES and not places:
