@@ -74,6 +74,19 @@ class Sessions(Protocol):
             SandboxUnavailable: No sandbox could be booted.
         """
 
+    async def fork(self, session_id: str, count: int) -> Sequence[SessionView]:
+        """Copy one that is at rest ``count`` times (1 to 64); all or none.
+
+        A child has the files, limits, env, metadata and timeouts of its parent, and no process and
+        no task record of it: sequences begin at 0. New tasks of the parent wait meanwhile.
+
+        Raises:
+            NotFound, InvalidRequest (count), Draining.
+            WrongState: Its tasks are under way (SESSION_BUSY).
+            Full: MAX_SESSIONS or disk for all of them (with retry_after_s).
+            SandboxUnavailable: No sandbox could be booted.
+        """
+
     async def destroy(self, session_id: str, *, force: bool) -> None:
         """End one: gentle waits for its tasks up to the grace, then cancels; force is at once."""
 

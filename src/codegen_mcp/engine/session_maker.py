@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -40,6 +42,7 @@ from codegen_mcp.engine.trash import Trash
 from codegen_mcp.engine.warm_pool import WarmPool
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 RETRY_AFTER_S = 5.0
@@ -125,17 +128,8 @@ class SessionMaker:
             Full: No disk or host user is left.
             SandboxUnavailable: No sandbox could be booted.
         """
-        try:
+        with full_when_refused():
             return await self._make(request)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            raise Full(
-                f"the disk of the worker is full ({error.strerror}): a session cannot be made; "
-                "destroy sessions, or free space on the host",
-                reason="DISK_FULL",
-                retry_after_s=RETRY_AFTER_S,
-            ) from error
 
     async def _make(self, request: SessionRequest) -> Session:
         started = time.monotonic()
@@ -226,25 +220,10 @@ class SessionMaker:
             self._discard(slot.directory, slot)
 
     async def _boot(self, request: SessionRequest) -> Slot:
-        loop = asyncio.get_running_loop()
         place = self._boots.join()
         try:
             await place.wait()
-            deadline = loop.time() + ROOM_WAIT_S
-            while True:
-                try:
-                    return await self._boot_once(request)
-                except Full:
-                    # Disk that a waiting sandbox or an ended session holds is as good as free.
-                    try:
-                        async with asyncio.timeout_at(deadline):
-                            if not (await self._warm.give_up_one() or self._trash.pending):
-                                raise
-                            await self._trash.progress()
-                    except TimeoutError:
-                        pass
-                    if loop.time() >= deadline:
-                        raise
+            return await with_room(lambda: self._boot_once(request), self._warm, self._trash)
         finally:
             place.leave()
             self._warm.nudge()
@@ -258,6 +237,49 @@ class SessionMaker:
         except BaseException:
             self._discard(directory, None)
             raise
+
+
+@contextmanager
+def full_when_refused() -> Iterator[None]:
+    """Raise Full for what the kernel refuses for want of disk while the block runs."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise Full(
+            f"the disk of the worker is full ({error.strerror}): a session cannot be made; "
+            "destroy sessions, or free space on the host",
+            reason="DISK_FULL",
+            retry_after_s=RETRY_AFTER_S,
+        ) from error
+
+
+async def with_room(
+    work: Callable[[], Awaitable[T]], warm: WarmPool, trash: Trash, wait_s: float = ROOM_WAIT_S
+) -> T:
+    """Do it, and again after a Full.
+
+    What a waiting sandbox or an ended session holds is as good as free: that is given up first.
+
+    Raises: as ``work``.
+        Full: There is no room after ``wait_s`` seconds, or nothing to give up.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    while True:
+        try:
+            return await work()
+        except Full:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    if not (await warm.give_up_one() or trash.pending):
+                        raise
+                    await trash.progress()
+            except TimeoutError:
+                pass
+            if loop.time() >= deadline:
+                raise
 
 
 async def fit(slot: Slot, request: SessionRequest) -> None:

@@ -114,7 +114,7 @@ class SessionPool:
             new_directory=state.new_slot,
             discard=self._trash.put,
             room=self._room,
-            busy=lambda: self._boots.running > 0,
+            busy=lambda: self._boots.running > 0 or self._forker.working,
             free_disk=factory.free_bytes,
             clock=clock,
             hooks=self._hooks,

@@ -84,6 +84,33 @@ class SlotFactory:
             undo.pop_all()
             return slot
 
+    async def clone(self, directory: Path, source: Slot) -> Slot:
+        """Fill the empty ``directory`` with the files of a slot; no sandbox is booted yet.
+
+        What has a name in the source must not change meanwhile.
+
+        Raises:
+            Full: No disk or host user is left.
+        """
+        async with AsyncExitStack() as undo:
+            identity = self._identities.lease()
+            if identity is not None:
+                undo.push_async_callback(self._identities.release, identity)
+            size_bytes = source.limits.disk_bytes
+            volume = await self._volumes.clone(source.volume, directory, size_bytes, identity)
+            undo.push_async_callback(volume.detach)
+            cgroup = self._make_cgroup(source.limits)
+            undo.pop_all()
+            return Slot(
+                directory=directory,
+                interpreter=source.interpreter,
+                limits=source.limits,
+                volume=volume,
+                identity=identity,
+                cgroup=cgroup,
+                env=dict(source.env),
+            )
+
     def claim(self, identity: HostIdentity | None) -> HostIdentity | None:
         """Take a dead session's host user again; None when it cannot be had."""
         if identity is not None and self._identities.claim(identity):
@@ -183,6 +210,10 @@ class SlotFactory:
     def free_bytes(self) -> int:
         """Disk that can still be promised."""
         return self._volumes.free_bytes()
+
+    def footprint(self, limits: ResourceLimits) -> int:
+        """Return what a slot with these limits takes from ``free_bytes``."""
+        return self._volumes.footprint(limits.disk_bytes)
 
     def _make_cgroup(self, limits: ResourceLimits) -> Cgroup | None:
         # In the loop: well under a millisecond, and what a thread makes could be lost to a cancel.

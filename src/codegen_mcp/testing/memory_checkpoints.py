@@ -23,21 +23,17 @@ from codegen_mcp.core.checkpoint import (
 from codegen_mcp.core.errors import (
     AlreadyExists,
     Corrupt,
-    InvalidRequest,
     NotFound,
     WorkerError,
-    WrongState,
 )
 from codegen_mcp.core.ids import new_session_id
 from codegen_mcp.core.session import Durability, SessionConfig
-from codegen_mcp.engine.base import SessionView
 from codegen_mcp.engine.checkpoints.base import Verified
 from codegen_mcp.testing.memory_export import pack, unpack
-from codegen_mcp.testing.memory_sessions import MemorySessions
+from codegen_mcp.testing.memory_sessions import MemorySessions, refuse_busy
 from codegen_mcp.testing.memory_workspace import Entry, MemoryWorkspace
 
 MAX_CHAIN = 8
-MAX_FORKS = 64
 MAX_MODIFIED = 1000
 
 
@@ -130,23 +126,7 @@ class MemoryCheckpoints:
 
     async def fork(self, session_id: str, count: int) -> Sequence[str]:
         """Copy a session."""
-        view = self._sessions.get(session_id)
-        if not 1 <= count <= MAX_FORKS:
-            raise InvalidRequest(f"count={count!r} must be 1 to {MAX_FORKS}")
-        refuse_busy(view)
-        self._sessions.check_room(count)
-        entries = self._sessions.workspace(session_id).entries
-        made = [new_session_id() for _ in range(count)]
-        for copy in made:
-            now = time.time_ns() // 1_000_000
-            self._sessions.put(
-                replace(
-                    view, session_id=copy, created_at_ms=now, last_activity_ms=now, recent_tasks=()
-                ),
-                MemoryWorkspace(view.limits.disk_bytes, entries),
-                self._sessions.environments[session_id],
-            )
-        return made
+        return [view.session_id for view in await self._sessions.fork(session_id, count)]
 
     async def list(self, session_id: str = "") -> Sequence[CheckpointInfo]:
         """Filter."""
@@ -282,16 +262,6 @@ def check(kept: Kept) -> None:
             f"checkpoint {str(kept.info.checkpoint_id)!r} is damaged: its archive has another "
             "sha256; use another one of the session",
             reason="CHECKPOINT_DAMAGED",
-        )
-
-
-def refuse_busy(view: SessionView) -> None:
-    """Refuse while tasks are under way."""
-    if view.active_tasks:
-        raise WrongState(
-            f"session {view.session_id!r} has {view.active_tasks} tasks under way; wait for them "
-            "or cancel them",
-            reason="SESSION_BUSY",
         )
 
 

@@ -39,11 +39,12 @@ class MemoryPool:
         hooks: EngineHooks | None = None,
         clock: ManualClock | None = None,
         room_bytes: int = 1024 * GIB,
+        volumes: MemoryVolumes | None = None,
         available_memory: Callable[[], int] = lambda: 64 * GIB,
     ) -> None:
         self.state = StateDirectory(root)
         self.backend = MemoryBackend()
-        self.volumes = MemoryVolumes(room_bytes)
+        self.volumes = volumes or MemoryVolumes(room_bytes)
         self.cgroups = MemoryCgroups()
         self.identities = MemoryIdentities()
         self.language = MemoryLanguage()

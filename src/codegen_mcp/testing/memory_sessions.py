@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from codegen_mcp.core.errors import Draining, Full, NotFound
+from codegen_mcp.core.errors import Draining, Full, InvalidRequest, NotFound, WrongState
 from codegen_mcp.core.ids import new_session_id
 from codegen_mcp.core.limits import ResourceLimits, Usage
 from codegen_mcp.core.session import SessionConfig, SessionState
 from codegen_mcp.engine.base import Capacity, SessionView
 from codegen_mcp.testing.memory_workspace import MemoryWorkspace
+
+MAX_FORKS = 64
 
 
 class MemorySessions:
@@ -78,6 +80,33 @@ class MemorySessions:
                 retry_after_s=1.5,
             )
 
+    async def fork(self, session_id: str, count: int) -> Sequence[SessionView]:
+        """Copy entries."""
+        view = self.get(session_id)
+        if not 1 <= count <= MAX_FORKS:
+            raise InvalidRequest(f"count={count!r} must be 1 to {MAX_FORKS}")
+        refuse_busy(view)
+        self.check_room(count)
+        made = []
+        for _ in range(count):
+            now = time.time_ns() // 1_000_000
+            copy = replace(
+                view,
+                session_id=new_session_id(),
+                state=SessionState.READY,
+                created_at_ms=now,
+                last_activity_ms=now,
+                recent_tasks=(),
+                incarnation=1,
+            )
+            entries = self._workspaces[session_id].entries
+            workspace = MemoryWorkspace(view.limits.disk_bytes, entries)
+            self.put(copy, workspace, self.environments[session_id])
+            if session_id in self.idle_timeouts:
+                self.idle_timeouts[copy.session_id] = self.idle_timeouts[session_id]
+            made.append(copy)
+        return made
+
     async def destroy(self, session_id: str, *, force: bool) -> None:
         """Drop one."""
         self.get(session_id)
@@ -137,3 +166,13 @@ class MemorySessions:
     def _change(self, session_id: str, **values: Any) -> None:
         now = time.time_ns() // 1_000_000
         self._views[session_id] = replace(self._views[session_id], last_activity_ms=now, **values)
+
+
+def refuse_busy(view: SessionView) -> None:
+    """Refuse while tasks are under way."""
+    if view.active_tasks:
+        raise WrongState(
+            f"session {view.session_id!r} has {view.active_tasks} tasks under way; wait for them "
+            "or cancel them",
+            reason="SESSION_BUSY",
+        )

@@ -72,12 +72,12 @@ class VolumeDriver(Protocol):
         """Make one below the existing ``directory`` that has what ``source`` has now.
 
         It is independent, reserved as by ``create``, and all of it belongs to ``identity``. The
-        source stays attached; nobody may write to it meanwhile. It may be of another kind, and
-        its size another one. A clone that fails or is cancelled leaves nothing.
+        source stays attached, and what has a name there must not change meanwhile. It may be of
+        another kind, and its size another one. The clone is on disk soon afterwards, not at once.
+        One that fails or is cancelled leaves nothing.
 
         Raises:
             Full: The host has not that much room left, or the content does not fit.
-            Unavailable: The source was written to all the time.
         """
 
     def footprint(self, size_bytes: int) -> int:

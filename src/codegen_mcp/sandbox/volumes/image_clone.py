@@ -15,7 +15,6 @@ import os
 import threading
 from pathlib import Path
 
-from codegen_mcp.core.errors import Unavailable
 from codegen_mcp.sandbox.volumes.file_copy import (
     PIECE,
     Range,
@@ -24,7 +23,7 @@ from codegen_mcp.sandbox.volumes.file_copy import (
     written_ranges,
 )
 
-ATTEMPTS = 3
+ATTEMPTS = 2
 _ALIGNMENT = 4096
 """Of direct I/O, on any device of today."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -35,8 +34,10 @@ Written = tuple[int, ...]
 
 def clone_image(
     root: int, source: Path, target: int, *, shared: bool, stop: threading.Event
-) -> None:
+) -> bool:
     """Fill ``target`` with the image that is mounted at the open directory ``root``.
+
+    False when it was written to meanwhile, each time again: the target is of no use then.
 
     Args:
         root: Of the mounted file system; nobody should write to it meanwhile.
@@ -46,7 +47,6 @@ def clone_image(
         stop: Set it to end this early.
 
     Raises:
-        Unavailable: It was written to, each time again.
         Stopped: ``stop`` was set.
         OSError: Something cannot be read or written.
     """
@@ -56,11 +56,8 @@ def clone_image(
         _copy(source, target, shared, stop)
         _sync(root)
         if before == written(root):
-            return
-    raise Unavailable(
-        f"the files were written to while they were copied, {ATTEMPTS} times; stop what writes "
-        "them and try again"
-    )
+            return True
+    return False
 
 
 def can_clone(root: Path) -> bool:

@@ -141,25 +141,29 @@ class LoopDriver:
     async def clone(
         self, source: Volume, directory: Path, size_bytes: int, identity: HostIdentity | None
     ) -> LoopVolume:
-        """Copy what was written of the image; one of another kind or size name by name."""
+        """Copy what was written of the image; name by name where that cannot be.
+
+        Without a name is what a file call has not finished: it may be written to meanwhile.
+        """
         root, stop = source.root, threading.Event()
-        alike = isinstance(source, LoopVolume) and source.size_bytes == size_bytes
-        if not (alike and can_clone(root)):
-            volume = await self.create(directory, size_bytes, identity)
-            try:
-                await to_end(lambda: _copy_files(root, directory, identity, stop), stop=stop.set)
-            except BaseException:
-                await volume.detach()
-                await to_end(lambda: _discard(directory))
-                raise
+        device = -1
+        if isinstance(source, LoopVolume) and source.size_bytes == size_bytes and can_clone(root):
+            device = await to_end(
+                lambda: self._clone(root, directory, size_bytes, identity, stop),
+                undo=lambda device: _discard(directory, device),
+                stop=stop.set,
+            )
+        if device >= 0:
+            volume = LoopVolume(directory, size_bytes, self._config)
+            volume.settle(device)
             return volume
-        device = await to_end(
-            lambda: self._clone(root, directory, size_bytes, identity, stop),
-            undo=lambda device: _discard(directory, device),
-            stop=stop.set,
-        )
-        volume = LoopVolume(directory, size_bytes, self._config)
-        volume.settle(device)
+        volume = await self.create(directory, size_bytes, identity)
+        try:
+            await to_end(lambda: _copy_files(root, directory, identity, stop), stop=stop.set)
+        except BaseException:
+            await volume.detach()
+            await to_end(lambda: _discard(directory))
+            raise
         return volume
 
     def footprint(self, size_bytes: int) -> int:
@@ -201,7 +205,7 @@ class LoopDriver:
         identity: HostIdentity | None,
         stop: threading.Event,
     ) -> int:
-        """Return the device, open."""
+        """Return the device, open; -1 when the image could not be copied as of one moment."""
         no_copy_on_write(directory)
         root = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -214,7 +218,9 @@ class LoopDriver:
                         directory / IMAGE, os.stat(image).st_size, reserve=not overcommit
                     )
                     target = stack.enter_context(new)
-                clone_image(root, image, target, shared=overcommit, stop=stop)
+                if not clone_image(root, image, target, shared=overcommit, stop=stop):
+                    os.unlink(directory / IMAGE)
+                    return -1
         finally:
             os.close(root)
         try:
