@@ -11,6 +11,7 @@ from codegen_mcp.core.clock import SystemClock
 from codegen_mcp.engine.artifacts.collector import FileCollector
 from codegen_mcp.engine.artifacts.config import ArtifactConfig
 from codegen_mcp.engine.artifacts.keeper import ArtifactKeeper
+from codegen_mcp.engine.checkpoints.automatic import AutoSaver
 from codegen_mcp.engine.checkpoints.checkpointer import CheckpointConfig, Checkpointer
 from codegen_mcp.engine.hooks import EngineHooks, NoHooks
 from codegen_mcp.engine.output_config import OutputConfig
@@ -122,8 +123,10 @@ async def open_engine(
                     exclusive=not settings.checkpoint_dir,
                 ),
             )
-            for part in (artifacts, sessions, tasks, checkpoints):
+            saver = AutoSaver(sessions, checkpoints, clock)
+            for part in (artifacts, sessions, tasks, checkpoints, saver):
                 await stack.enter_async_context(part)
+            tasks.saver = saver
             yield Engine(
                 host=host,
                 choice=choice,

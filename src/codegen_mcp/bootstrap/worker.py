@@ -64,6 +64,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
             ),
             metrics,
             artifacts=engine.artifacts,
+            checkpoints=engine.checkpoints,
         )
         http = await stack.enter_async_context(
             open_http(

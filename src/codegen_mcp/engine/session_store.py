@@ -24,9 +24,7 @@ FORMAT = 1
 FILE = "session.json"
 MAX_BYTES = 4 * 1024 * 1024
 
-_LATER = frozenset(
-    {"durability", "auto_restore", "checkpoint_interval_s", "restored_from", "lost"}
-)
+_LATER = frozenset({"durability", "auto_restore", "checkpoint_interval_s", "restored_from", "lost"})
 """Came later, and are written only where they are not the default: older versions pass them by."""
 _LIMITS = {field.name: field.type for field in dataclasses.fields(ResourceLimits)}
 

@@ -25,7 +25,12 @@ from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.task import Task, TaskFacts
 from codegen_mcp.engine.task_book import TaskBook
 from codegen_mcp.engine.task_ledger import TaskLedger
-from codegen_mcp.engine.task_ports import CollectsFiles, FindsSessions, TaskSession
+from codegen_mcp.engine.task_ports import (
+    CollectsFiles,
+    FindsSessions,
+    SavesTurns,
+    TaskSession,
+)
 from codegen_mcp.engine.task_run import SESSION_GONE, SHUTDOWN, TaskRun
 from codegen_mcp.engine.tool_context import TaskContext
 from codegen_mcp.languages.base import Installer
@@ -73,6 +78,8 @@ class TaskExecutor:
         self._installers = dict(installers or {})
         self._artifacts = artifacts
         self._collector = collector
+        self.saver: SavesTurns | None = None
+        """Set once there is one: it needs the sessions, which are there before."""
         self._hooks = hooks or NoHooks()
         self._clock = clock or SystemClock()
         self._owned = OwnedTasks()
@@ -190,6 +197,7 @@ class TaskExecutor:
             turn=turn,
             session=session,
             collector=self._collector,
+            saver=self.saver,
             clock=self._clock,
             hooks=self._hooks,
         )

@@ -12,7 +12,7 @@ from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.engine.artifacts.left_files import LeftFiles
 from codegen_mcp.sandbox.base import Sandbox
-from codegen_mcp.tools.base import Workspace
+from codegen_mcp.tools.base import ToolSpec, Workspace
 
 
 class RunTurn(AbstractAsyncContextManager[None], Protocol):
@@ -65,6 +65,10 @@ class TaskSession(Protocol):
     def ending(self) -> bool:
         """Whether it is being destroyed."""
 
+    @property
+    def durability(self) -> str:
+        """``interval``, ``turn`` or ``sync``."""
+
     def note_task(self, task_id: str) -> None:
         """Put a task in front of the recent ones."""
 
@@ -95,6 +99,20 @@ class Collected:
     """Ids."""
     note: str = ""
     """What was left out and why, for people; empty when nothing was."""
+
+
+class SavesTurns(Protocol):
+    """Saves sessions whose results are told only once they are saved."""
+
+    def wanted(self, session: TaskSession, spec: ToolSpec) -> bool:
+        """Whether this end must wait; asked after each task, so it costs next to nothing."""
+
+    async def save(self, session: TaskSession) -> None:
+        """Save it; durable when this returns.
+
+        Raises:
+            WorkerError: It could not be saved.
+        """
 
 
 class CollectsFiles(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from codegen_mcp.core.clock import Clock
-from codegen_mcp.core.errors import NotFound, WorkerError
+from codegen_mcp.core.errors import NotFound, StoreUnavailable, WorkerError
 from codegen_mcp.core.task import EndedBy, Outcome
 from codegen_mcp.engine.base import ErrorEvent, ResultEvent, TaskMetadata
 from codegen_mcp.engine.hooks import EngineHooks
@@ -19,7 +19,13 @@ from codegen_mcp.engine.no_output import NoOutput
 from codegen_mcp.engine.output import OutputJournal
 from codegen_mcp.engine.task import Task, TaskEnd
 from codegen_mcp.engine.task_book import TaskBook
-from codegen_mcp.engine.task_ports import Collected, CollectsFiles, RunTurn, TaskSession
+from codegen_mcp.engine.task_ports import (
+    Collected,
+    CollectsFiles,
+    RunTurn,
+    SavesTurns,
+    TaskSession,
+)
 from codegen_mcp.engine.tool_context import TaskContext
 from codegen_mcp.sandbox.verdict import EXIT_CANCELLED, EXIT_TIME
 from codegen_mcp.tools.base import Tool, ToolModel
@@ -53,6 +59,7 @@ class TaskRun:
     """Taken: a place in the line; None for a tool that runs no code."""
     session: TaskSession
     collector: CollectsFiles | None
+    saver: SavesTurns | None
     clock: Clock
     hooks: EngineHooks
 
@@ -70,7 +77,10 @@ class TaskRun:
             self.context.close()
             if self.turn is not None:
                 self.turn.abandon()
-        self._publish(end, self.clock.monotonic() - began)
+        end = self._record(end)
+        if self.saver is not None and self.saver.wanted(self.session, self.tool.spec):
+            end = await self._saved(end, self.saver)
+        self._tell(end, self.clock.monotonic() - began)
         if self.book.untidy:
             await self.book.tidy()
 
@@ -195,8 +205,8 @@ class TaskRun:
             status=outcome.status, tool=task.facts.tool, value=value, metadata=metadata
         )
 
-    def _publish(self, end: TaskEnd, seconds: float) -> None:
-        """Make the end known, in one step: on disk first, then to readers."""
+    def _record(self, end: TaskEnd) -> TaskEnd:
+        """Write the end down before anybody is told; what cannot be written is an error."""
         task = self.task
         try:
             self.book.record(task, end)
@@ -206,6 +216,26 @@ class TaskRun:
         except Exception:
             end = ErrorEvent(error=self._internal_error())
             self.book.record(task, end)
+        return end
+
+    async def _saved(self, end: TaskEnd, saver: SavesTurns) -> TaskEnd:
+        """Hold the end back until what the task did is saved."""
+        try:
+            await saver.save(self.session)
+        except asyncio.CancelledError:
+            body = asyncio.current_task()
+            assert body is not None
+            body.uncancel()
+            return ErrorEvent(error=not_saved("the worker is shutting down"))
+        except WorkerError as error:
+            return ErrorEvent(error=not_saved(error.message))
+        except Exception:
+            return ErrorEvent(error=self._internal_error())
+        return end
+
+    def _tell(self, end: TaskEnd, seconds: float) -> None:
+        """Tell readers."""
+        task = self.task
         self.counted.__exit__(None, None, None)
         task.finish(end, self.clock.unix_ms())
         self.book.finished(task)
@@ -227,6 +257,16 @@ class TaskRun:
             "under this id",
             metadata={"error_id": error_id},
         )
+
+
+def not_saved(why: str) -> StoreUnavailable:
+    """Return the end of a task whose result may not be told yet."""
+    return StoreUnavailable(
+        f"the task has ended and its effects lie in the workspace, but are not saved: {why}. Its "
+        "session wants results only once they are (durability SYNC): take a checkpoint, then look "
+        "at the workspace",
+        reason="NOT_SAVED",
+    )
 
 
 _NO_CODE = Outcome(ended_by=EndedBy.EXIT, exit_code=0)
