@@ -40,6 +40,8 @@ class S3Config:
     retry_timeout_s: float = 60.0
     """No new attempt of a request after this long."""
     max_retries: int = 10
+    first_retry_s: float = 0.1
+    """Wait before the second attempt; then twice as long each time, up to 5 s, with jitter."""
     single_bytes: int = 16 * MIB
     """Larger files are sent in parts."""
     part_bytes: int = 8 * MIB

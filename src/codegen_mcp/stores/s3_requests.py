@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from obstore.store import S3Store as ObstoreS3
 from codegen_mcp.core.errors import NotFound
 from codegen_mcp.stores.base import ObjectInfo
 from codegen_mcp.stores.s3_config import S3Config
-from codegen_mcp.stores.s3_errors import EXPECTED, translate
+from codegen_mcp.stores.s3_errors import EXPECTED, AnswerLost, translate
 
 if TYPE_CHECKING:  # obstore has these in its stubs only
     from obstore import ObjectMeta
@@ -37,6 +37,7 @@ def connect(config: S3Config) -> ObstoreS3:
         "checksum_algorithm": "SHA256",
         "conditional_put": "etag",
         "copy_if_not_exists": "multipart",
+        "disable_bulk_delete": True,
     }
     if config.session_token:
         options["session_token"] = config.session_token
@@ -54,7 +55,7 @@ def connect(config: S3Config) -> ObstoreS3:
             "max_retries": config.max_retries,
             "retry_timeout": timedelta(seconds=config.retry_timeout_s),
             "backoff": {
-                "init_backoff": timedelta(milliseconds=100),
+                "init_backoff": timedelta(seconds=config.first_retry_s),
                 "max_backoff": timedelta(seconds=5),
                 "base": 2,
             },
@@ -100,15 +101,19 @@ class S3Requests:
 
     async def create(self, key: str, data: bytes, writer: str) -> None:
         """Send a whole object. AlreadyExists when there is one: perhaps our own, sent twice."""
-        async with self.answered(key, extra_s=len(data) / self.config.slowest_bytes_per_s):
-            await obstore.put_async(
-                self.store,
-                key,
-                data,
-                mode="create",
-                use_multipart=False,
-                attributes={WRITER: writer},
-            )
+
+        async def send() -> None:
+            async with self.answered(key, extra_s=len(data) / self.config.slowest_bytes_per_s):
+                await obstore.put_async(
+                    self.store,
+                    key,
+                    data,
+                    mode="create",
+                    use_multipart=False,
+                    attributes={WRITER: writer},
+                )
+
+        await self._again(send)
 
     async def copy(self, source: str, key: str, size: int) -> None:
         """Copy within the service. AlreadyExists when there is one."""
@@ -117,8 +122,22 @@ class S3Requests:
 
     async def delete(self, key: str) -> None:
         """Delete; missing is fine."""
-        async with self.answered(key):
-            await obstore.delete_async(self.store, key)
+
+        async def send() -> None:
+            async with self.answered(key):
+                await obstore.delete_async(self.store, key)
+
+        await self._again(send)
+
+    async def _again(self, send: Callable[[], Awaitable[None]]) -> None:
+        """Send anew what may be sent twice; obstore does so only after an answer of 5xx."""
+        for attempt in range(self.config.max_retries):
+            try:
+                await send()
+                return
+            except AnswerLost:
+                await asyncio.sleep(self.config.first_retry_s * 2 ** min(attempt, 5))
+        await send()
 
 
 def info(key: str, meta: ObjectMeta) -> ObjectInfo:

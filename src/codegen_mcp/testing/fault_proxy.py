@@ -8,6 +8,7 @@ connection.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -49,8 +50,8 @@ class Rule:
     fault: Fault
     method: str = ""
     """Empty is any."""
-    containing: str = ""
-    """Text of the request's target (path and query)."""
+    target: str = ""
+    """Regular expression, searched in the request's target (path and query)."""
     times: int = 1_000_000
     status: int = 503
     hits: int = 0
@@ -58,9 +59,9 @@ class Rule:
 
     def meets(self, method: str, target: str) -> bool:
         """Whether it is this request's turn; counts it."""
-        if self.method not in ("", method) or self.containing not in target:
+        if self.method not in ("", method) or not re.search(self.target, target):
             return False
-        if self.hits >= self.times:
+        if self.hits == self.times:
             return False
         self.hits += 1
         return True

@@ -82,6 +82,8 @@ def main() -> None:
     if os.getppid() != starter:
         return
     os.environ["TZ"] = "UTC+0"
+    # What it stores need not outlive this machine, and other tests' disk work would slow it down.
+    os.fsync = os.fdatasync = lambda _: None
 
     import eventlet
     import eventlet.debug
