@@ -63,6 +63,7 @@ def metadata(info: CheckpointInfo) -> pb.CheckpointMetadata:
         last_sequence=info.last_sequence,
         manifest_sha256=info.manifest_sha256,
         journal_sha256=info.journal_sha256,
+        inflated_bytes=info.inflated_bytes,
     )
 
 
