@@ -1,9 +1,12 @@
 """The Python SDK: ``Sandbox`` and ``AsyncSandbox``, with E2B's names."""
 
 from codegen_mcp.client.async_sandbox import AsyncSandbox
+from codegen_mcp.client.checkpoint_results import CheckpointInfo, RestoreInfo
+from codegen_mcp.client.checkpoints import AsyncCheckpoint, Checkpoint
 from codegen_mcp.client.errors import (
     AuthenticationException,
     CancelledException,
+    CheckpointNotFoundException,
     CommandExitException,
     DataLossException,
     InternalException,
@@ -18,10 +21,18 @@ from codegen_mcp.client.errors import (
     TimeoutException,
     UnavailableException,
 )
-from codegen_mcp.client.results import CommandResult, EntryInfo, Package, SandboxInfo, WriteInfo
+from codegen_mcp.client.results import (
+    ArtifactInfo,
+    CommandResult,
+    EntryInfo,
+    Package,
+    SandboxInfo,
+    WriteInfo,
+)
 from codegen_mcp.client.sandbox import Sandbox
 
 __all__ = [
+    "ArtifactInfo",
     "AsyncSandbox",
     "AuthenticationException",
     "CancelledException",
@@ -36,6 +47,7 @@ __all__ = [
     "NotImplementedException",
     "Package",
     "RateLimitException",
+    "RestoreInfo",
     "Sandbox",
     "SandboxException",
     "SandboxInfo",

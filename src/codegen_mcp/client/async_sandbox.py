@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from codegen_mcp._proto.codegen.v1 import common_pb2, session_management_pb2, tools_pb2
+from codegen_mcp.client.artifacts import Artifacts
+from codegen_mcp.client.checkpoint_results import (
+    DURABILITIES,
+    CheckpointInfo,
+    Durability,
+    RestoreInfo,
+    durability_name,
+)
+from codegen_mcp.client.checkpoints import SessionCheckpoints, list_checkpoints
+from codegen_mcp.client.checkpoints import restore as restore_checkpoint
+from codegen_mcp.client.class_or_instance import ClassOrInstance
 from codegen_mcp.client.commands import Commands, Python
 from codegen_mcp.client.connection import Connection
 from codegen_mcp.client.errors import (
@@ -19,11 +31,47 @@ from codegen_mcp.client.results import CommandResult, Package, SandboxInfo
 from codegen_mcp.client.task_runner import OutputHandler, TaskRunner
 
 
+async def _restore_new(
+    cls: type[AsyncSandbox],
+    checkpoint_id: str,
+    *,
+    new_session: bool = True,
+    address: str | None = None,
+) -> AsyncSandbox:
+    """Make a session with the files, packages and settings of a checkpoint.
+
+    Called on an object, ``await sandbox.restore(checkpoint_id)`` takes that session back to one
+    of its own checkpoints and returns a RestoreInfo. A restore that fails changes nothing.
+
+    Args:
+        checkpoint_id: As ``checkpoint`` gave it; its session may be gone.
+        new_session: False restores into the checkpoint's own session, which keeps its id; what it
+            did since is lost.
+        address: Worker, ``host:port``; else CODEGEN_MCP_ADDRESS, else 127.0.0.1:50052.
+
+    Raises:
+        CheckpointNotFoundException: There is none. DataLossException: It is damaged.
+        StateException: In place, and tasks are under way. RateLimitException: No room now.
+    """
+    connection = Connection(address)
+    try:
+        restored = await restore_checkpoint(connection, checkpoint_id, new_session=new_session)
+    except BaseException:
+        await connection.close()
+        raise
+    return cls(connection, restored.sandbox_id)
+
+
+async def _restore_here(self: AsyncSandbox, checkpoint_id: str) -> RestoreInfo:
+    """Take the session back to one of its own checkpoints; see ``AsyncSandbox.restore``."""
+    return await self._checkpoints.restore(checkpoint_id)
+
+
 class AsyncSandbox:
     """A session: files, environment and a sandbox that runs hostile code.
 
     Made by ``create`` or ``connect``. As an async context manager it kills the session at the
-    end. ``files``, ``commands`` and ``run_python`` do the work.
+    end. ``files``, ``commands``, ``artifacts`` and ``run_python`` do the work.
     """
 
     def __init__(self, connection: Connection, session_id: str) -> None:
@@ -32,8 +80,10 @@ class AsyncSandbox:
         runner = TaskRunner(connection, session_id)
         self._runner = runner
         self._python = Python(runner)
+        self._checkpoints = SessionCheckpoints(connection, session_id)
         self.files = Files(connection, runner)
         self.commands = Commands(runner)
+        self.artifacts = Artifacts(connection, session_id)
 
     @classmethod
     async def create(
@@ -47,6 +97,9 @@ class AsyncSandbox:
         memory_bytes: int = 0,
         cpu_millicores: int = 0,
         disk_bytes: int = 0,
+        auto_restore: bool = False,
+        durability: Durability = "interval",
+        checkpoint_interval: float | None = None,
     ) -> AsyncSandbox:
         """Make a session.
 
@@ -59,6 +112,10 @@ class AsyncSandbox:
             memory_bytes: Limit; 0 is the worker's default. Likewise the two below.
             cpu_millicores: 1000 is a core.
             disk_bytes: Files and packages together.
+            auto_restore: Restore it from its last checkpoint when its files are lost, instead of
+                ending it; ``get_info().lost`` then says what did not come back.
+            durability: When it is saved without being asked, see ``Durability``.
+            checkpoint_interval: Seconds; None is the worker's.
 
         Raises:
             RateLimitException: No room now. UnavailableException: No worker answers.
@@ -72,7 +129,12 @@ class AsyncSandbox:
                 max_cpu_millicores=cpu_millicores,
                 max_disk_bytes=disk_bytes,
             ),
+            auto_restore=auto_restore,
         )
+        if durability != "interval":
+            config.durability = DURABILITIES[durability]
+        if checkpoint_interval is not None:
+            config.checkpoint_interval_seconds = int(checkpoint_interval)
         if timeout is not None:
             config.idle_timeout_seconds = int(timeout)
         request = session_management_pb2.CreateSessionRequest(
@@ -174,6 +236,48 @@ class AsyncSandbox:
             Package(name=p.name, version=p.version, location=p.location) for p in answer.installed
         ]
 
+    restore = ClassOrInstance(_restore_new, _restore_here)
+
+    async def checkpoint(self, name: str = "", *, incremental: bool = True) -> CheckpointInfo:
+        """Save the session; returns when the checkpoint is durable and was read back.
+
+        Args:
+            name: For people; up to 128 letters, digits, ``.``, ``_``, ``-`` and spaces.
+            incremental: Store only what changed since the last one; a full one where there is
+                none to build on.
+
+        Raises:
+            UnavailableException: The store does not answer. NotEnoughSpaceException: No room.
+        """
+        return await self._checkpoints.save(name, incremental=incremental)
+
+    async def checkpoints(self) -> builtins.list[CheckpointInfo]:
+        """List the session's checkpoints, newest first."""
+        return await list_checkpoints(self._connection, self.sandbox_id)
+
+    async def fork(self, n: int = 1) -> builtins.list[AsyncSandbox]:
+        """Copy the session ``n`` times (1 to 64), all or none; each copy is to be killed apart.
+
+        Raises:
+            StateException: Tasks are under way. RateLimitException: No room for all.
+        """
+        copies = await self._checkpoints.fork(n)
+        address = self._connection.address
+        return [type(self)(Connection(address), session_id) for session_id in copies]
+
+    async def pause(self, *, force: bool = False) -> str:
+        """Save the session, then end it; the checkpoint's id, for ``AsyncSandbox.restore``.
+
+        It is ended only once its checkpoint is durable; when that fails it lives on.
+
+        Args:
+            force: End tasks that are under way with it; what they do after the checkpoint is lost.
+
+        Raises:
+            StateException: Tasks are under way, and ``force`` is not set.
+        """
+        return await self._checkpoints.end(force=force)
+
     async def get_info(self) -> SandboxInfo:
         """Ask for state and usage."""
         answer = await self._connection.call(
@@ -186,7 +290,14 @@ class AsyncSandbox:
                 session_management_pb2.GetSessionMetadataRequest(session_id=self.sandbox_id)
             )
         )
-        return _info(answer.info, dict(metadata.metadata))
+        return replace(
+            _info(answer.info, dict(metadata.metadata)),
+            last_checkpoint_id=answer.last_checkpoint_id,
+            restored_from=answer.restored_from,
+            lost=answer.lost,
+            auto_restore=answer.auto_restore,
+            durability=durability_name(answer.durability),
+        )
 
     async def is_running(self) -> bool:
         """Whether the session still exists."""

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from codegen_mcp._proto.codegen.v1 import (
+    artifact_service_pb2_grpc,
     session_management_pb2_grpc,
     task_execution_pb2_grpc,
     workspace_files_pb2_grpc,
@@ -43,11 +44,12 @@ class Connection:
         self._sessions = session_management_pb2_grpc.SessionManagementStub(self.channel)
         self._tasks = task_execution_pb2_grpc.TaskExecutionStub(self.channel)
         self._files = workspace_files_pb2_grpc.WorkspaceFilesStub(self.channel)
+        self._artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(self.channel)
         self._closed = False
 
     @property
     def sessions(self) -> session_management_pb2_grpc.SessionManagementAsyncStub:
-        """Stub; raises StateException once closed, as the two below do."""
+        """Stub; raises StateException once closed, as those below do."""
         self._check_open()
         return self._sessions
 
@@ -62,6 +64,12 @@ class Connection:
         """Stub."""
         self._check_open()
         return self._files
+
+    @property
+    def artifacts(self) -> artifact_service_pb2_grpc.ArtifactServiceAsyncStub:
+        """Stub."""
+        self._check_open()
+        return self._artifacts
 
     def _check_open(self) -> None:
         if self._closed:

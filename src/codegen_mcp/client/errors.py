@@ -4,7 +4,8 @@ The tree::
 
     SandboxException
     ├── NotFoundException             no such session, task or file
-    │   └── SandboxNotFoundException
+    │   ├── SandboxNotFoundException
+    │   └── CheckpointNotFoundException
     ├── InvalidArgumentException      a bad value; the message names it
     ├── NotEnoughSpaceException       a quota or size limit
     ├── RateLimitException            the worker has no room now; see ``retry_after_s``
@@ -61,6 +62,10 @@ class NotFoundException(SandboxException):
 
 class SandboxNotFoundException(NotFoundException):
     """The session has ended or never was."""
+
+
+class CheckpointNotFoundException(NotFoundException):
+    """The checkpoint was deleted or never was."""
 
 
 class InvalidArgumentException(SandboxException):
@@ -138,6 +143,7 @@ class CommandExitException(SandboxException):
 
 BY_REASON: dict[str, type[SandboxException]] = {
     "SESSION_NOT_FOUND": SandboxNotFoundException,
+    "CHECKPOINT_NOT_FOUND": CheckpointNotFoundException,
     "LIMIT_EXCEEDED": NotEnoughSpaceException,
     "FULL": RateLimitException,
 }

@@ -45,6 +45,8 @@ class CommandResult:
     stderr_omitted: int = 0
     task_id: str = ""
     """Of the worker's log and task history."""
+    artifacts: tuple[str, ...] = ()
+    """Ids of the files that it left in ``artifacts/``, new or changed."""
 
     @property
     def ok(self) -> bool:
@@ -93,6 +95,24 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactInfo:
+    """A file that outlives its session."""
+
+    artifact_id: str
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+    session_id: str = ""
+    task_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """``path`` is where code left it in the workspace."""
+    created_at_ms: int = 0
+    download_url: str = ""
+    """For GET, for about an hour: whoever has it may read. Empty where the worker has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxInfo:
     """A session as the worker sees it."""
 
@@ -106,3 +126,12 @@ class SandboxInfo:
     cpu_millicores: int = 0
     disk_bytes: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
+    last_checkpoint_id: str = ""
+    """The newest one; this and what follows come from ``get_info``, lists have none of it."""
+    restored_from: str = ""
+    """Id of the checkpoint that its files came from; empty when they came from none."""
+    lost: str = ""
+    """What that restore could not bring back, in words; empty when nothing was lost."""
+    auto_restore: bool = False
+    durability: str = ""
+    """``interval``, ``turn`` or ``sync``."""

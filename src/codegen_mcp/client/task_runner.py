@@ -139,4 +139,5 @@ def command_result(
         stdout_omitted=facts.stdout_omitted_bytes,
         stderr_omitted=facts.stderr_omitted_bytes,
         task_id=response.task_id,
+        artifacts=tuple(response.result.artifacts),
     )

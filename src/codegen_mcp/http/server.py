@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 
 import structlog
@@ -16,9 +16,23 @@ log = structlog.get_logger()
 
 GRACE_S = 1
 """For responses under way when it stops."""
+TICK_S = 1.0
 
 
 class _Server(uvicorn.Server):
+    """Ticks once a second, for the Date header, in place of ten times."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stopping = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Return when it is to stop."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self.stopping.wait()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the worker."""
@@ -87,5 +101,6 @@ class HttpServer:
         traceback: TracebackType | None,
     ) -> None:
         self._server.should_exit = True
+        self._server.stopping.set()
         if self._serving is not None:
             await self._serving
