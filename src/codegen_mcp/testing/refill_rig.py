@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codegen_mcp.core.checkpoint import Entry, EntryKind
-from codegen_mcp.core.limits import ResourceLimits, Usage
+from codegen_mcp.core.limits import MIB, ResourceLimits, RunLimits, Usage
 from codegen_mcp.core.output import OutputSink
 from codegen_mcp.core.task import Argv, Command, EndedBy, Outcome, Stream
 from codegen_mcp.engine.checkpoints.archive_writer import ArchiveWriter
 from codegen_mcp.engine.checkpoints.manifest import Manifest, encode_manifest
+from codegen_mcp.engine.checkpoints.refill import refill
 from codegen_mcp.engine.checkpoints.refill_feed import ArchiveSource
 from codegen_mcp.engine.checkpoints.refill_program import refill_program
 from codegen_mcp.engine.checkpoints.scan import Seen
@@ -28,7 +29,9 @@ from codegen_mcp.engine.checkpoints.source_files import (
     open_entry,
     reader,
 )
-from codegen_mcp.engine.checkpoints.tree_compare import walk_volume
+from codegen_mcp.engine.checkpoints.tree_compare import first_difference, walk_volume
+from codegen_mcp.sandbox.base import FreezeReport
+from codegen_mcp.testing.sandbox_rig import Rig
 
 SESSION = "ses_" + "7" * 32
 _TIMEOUT_S = 60
@@ -219,6 +222,42 @@ class ChildSandbox:
         """There are none between runs."""
         return []
 
+    async def freeze(self) -> FreezeReport:
+        """It cannot."""
+        return FreezeReport(frozen=False, how="none")
+
+    async def thaw(self) -> None:
+        """Nothing was frozen."""
+
     async def aclose(self) -> None:
         """End it."""
         self.alive = False
+
+
+async def refill_and_compare(rig: Rig, directory: Path) -> str:
+    """Refill a sandbox of a rig from a tree with closed directories; the first difference."""
+    source = make_volume(directory / "refill-source")
+    inner = source / "workspace/outer/inner"
+    inner.mkdir(parents=True)
+    (inner / "file").write_bytes(os.urandom(3000))
+    (inner / "file").chmod(0o400)
+    os.link(inner / "file", source / "workspace/hard")
+    os.symlink("text", source / "venv/link")
+    os.mkfifo(source / "venv/pipe", 0o600)
+    saved = save(source)
+    closed = [
+        replace(one, mode=0) if one.path.endswith(b"inner") else one
+        for one in saved.manifest.entries
+    ]
+    manifest = replace(saved.manifest, entries=tuple(closed))
+    place = await rig.place()
+    await refill(
+        place.sandbox,
+        manifest=manifest,
+        manifest_lines=gzip.decompress(encode_manifest(manifest)),
+        archives=saved.sources(),
+        limits=RunLimits(timeout_s=20, output_bytes=MIB),
+        python=place.spec.interpreter.executable,
+        root=place.spec.volume.root,
+    )
+    return first_difference(closed, walk_volume(place.spec.volume.root))

@@ -22,6 +22,7 @@ from codegen_mcp.sandbox import registry
 from codegen_mcp.sandbox.base import IsolationLevel
 from codegen_mcp.sandbox.selftest.catalogue import ATTACKS, ESCAPES
 from codegen_mcp.sandbox.selftest.runner import Campaign, conditions
+from codegen_mcp.testing.refill_rig import refill_and_compare
 from codegen_mcp.testing.sandbox_ground import Ground, open_directory
 from codegen_mcp.testing.sandbox_laws import LAWS
 from codegen_mcp.testing.sandbox_rig import Rig
@@ -107,6 +108,17 @@ async def laws(ground: Ground, name: str) -> object:
         return {"results": found}
 
 
+async def refill(ground: Ground, name: str) -> object:
+    """Refill a sandbox from a checkpoint: what is wrong then, or nothing."""
+    with ground.config() as config:
+        backend = registry.create(name, config)
+        probe = await backend.probe()
+        if not probe.available:
+            return {"unavailable": probe.reason}
+        async with Rig(backend, config, ground.identities) as rig:
+            return {"problem": await refill_and_compare(rig, ground.state)}
+
+
 async def probe(ground: Ground, name: str) -> object:
     """Probe one backend."""
     with ground.config() as config:
@@ -120,5 +132,5 @@ async def probe(ground: Ground, name: str) -> object:
 
 
 if __name__ == "__main__":
-    doing = {"attacks": attacks, "laws": laws, "probe": probe}[sys.argv[2]]
+    doing = {"attacks": attacks, "laws": laws, "probe": probe, "refill": refill}[sys.argv[2]]
     print(json.dumps(asyncio.run(doing(Ground.from_json(sys.argv[1]), sys.argv[3]))))  # noqa: T201

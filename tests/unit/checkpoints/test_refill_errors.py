@@ -25,6 +25,7 @@ from codegen_mcp.core.task import Command, EndedBy, Outcome, Stream
 from codegen_mcp.engine.checkpoints.refill import RefillReport, refill
 from codegen_mcp.engine.checkpoints.refill_feed import ArchiveSource, Inflating
 from codegen_mcp.engine.checkpoints.tree_compare import check_volume
+from codegen_mcp.sandbox.base import Sandbox
 from codegen_mcp.testing.refill_rig import ChildSandbox, Saved, in_pieces, make_volume, save
 from codegen_mcp.testing.scripted_sandbox import ScriptedSandbox
 
@@ -48,7 +49,7 @@ def target(tmp_path: Path) -> Path:
 
 
 async def do(
-    sandbox: ChildSandbox | ScriptedSandbox,
+    sandbox: Sandbox,
     saved: Saved,
     target: Path,
     *,
@@ -288,7 +289,7 @@ def test_members_cut_anywhere_inflate_to_what_went_in(
 ) -> None:
     data = b"".join(gzip.compress(one) for one in members)
     inflating = Inflating(1, sum(map(len, members)))
-    out = []
+    out: list[bytes] = []
     at = turn = 0
     while at < len(data):
         size = cuts[turn % len(cuts)]

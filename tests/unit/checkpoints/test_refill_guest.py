@@ -51,8 +51,7 @@ def make_tree(root: Path) -> None:
     """Make one of everything."""
     work = os.fsencode(root / "workspace")
     for number, name in enumerate(AWKWARD):
-        path = work + b"/" + name
-        Path(os.fsdecode(path)).write_bytes(bytes([number]) * number * 700)
+        Path(os.fsdecode(work + b"/" + name)).write_bytes(bytes([number]) * number * 700)
         os.mkdir(work + b"/d" + name[:254])
         os.symlink(name, work + b"/l" + name[:254])
     (root / "workspace/empty").mkdir()
@@ -325,6 +324,7 @@ HOSTILE: dict[str, tuple[bytes, bytes]] = {
     "file missing": (lines_of(D, F), tar_of(D)),
     "no end": (lines_of(D, F), tar_of(D, F, end=b"")),
     "half an end": (lines_of(D, F), tar_of(D, F, end=bytes(512))),
+    "half an end, and more": (lines_of(D, F), tar_of(D, F, end=bytes(512) + b"x" * 512)),
     "bytes after the end": (lines_of(D, F), tar_of(D, F) + b"more".ljust(512, b"\0")),
     "long name twice": (
         lines_of(D, F),

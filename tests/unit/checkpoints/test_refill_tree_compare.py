@@ -120,7 +120,7 @@ def trees(draw: st.DrawFn) -> list[Entry]:
     for name in draw(st.lists(NAMES, max_size=8, unique=True)):
         path = draw(st.sampled_from([b"workspace/", b"venv/"])) + name
         make = draw(KINDS)
-        entries.append(make(path, name) if make in (file, symlink) else make(path))  # type: ignore[call-arg, operator]
+        entries.append(make(path, name) if make in (file, symlink) else make(path))  # type: ignore[operator]
     files = [one.path for one in entries if one.kind is EntryKind.FILE]
     if files:
         for number in range(draw(st.integers(0, 4))):

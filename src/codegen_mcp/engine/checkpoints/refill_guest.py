@@ -46,6 +46,7 @@ CORRUPT = 3
 NO_SPACE = 4
 FAILED = 5
 
+ACROSS = "a file has names in both workspace and venv, which are two mounts in this sandbox"
 EMPTY = bytes(BLOCK)
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -142,7 +143,8 @@ class Refill:
                 member.segments(source)
             source.skip(member.size + -member.size % BLOCK, path)
         self.where = b""
-        source.take(BLOCK, b"")
+        if source.left < BLOCK:
+            raise Refused("an archive has but half an end", b"")
         for rest in source.pieces(source.left, b""):
             if rest.count(0) != len(rest):
                 raise Refused("there are bytes after the end of an archive", b"")
@@ -214,7 +216,14 @@ class Refill:
                 self.where = path
                 old_parent, old = first.of(node.target)
                 parent, name = self.place.of(path)
-                os.link(old, name, src_dir_fd=old_parent, dst_dir_fd=parent, follow_symlinks=False)
+                try:
+                    os.link(
+                        old, name, src_dir_fd=old_parent, dst_dir_fd=parent, follow_symlinks=False
+                    )
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    raise OSError(ACROSS) from None
                 self.counts["h"] += 1
 
     def finish_directories(self) -> None:
