@@ -33,9 +33,13 @@ from codegen_mcp.client.sandbox import Sandbox
 
 __all__ = [
     "ArtifactInfo",
+    "AsyncCheckpoint",
     "AsyncSandbox",
     "AuthenticationException",
     "CancelledException",
+    "Checkpoint",
+    "CheckpointInfo",
+    "CheckpointNotFoundException",
     "CommandExitException",
     "CommandResult",
     "DataLossException",

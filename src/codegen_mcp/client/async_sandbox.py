@@ -44,6 +44,7 @@ async def _restore_new(
     of its own checkpoints and returns a RestoreInfo. A restore that fails changes nothing.
 
     Args:
+        cls: Of the new object.
         checkpoint_id: As ``checkpoint`` gave it; its session may be gone.
         new_session: False restores into the checkpoint's own session, which keeps its id; what it
             did since is lost.

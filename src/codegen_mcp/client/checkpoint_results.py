@@ -115,7 +115,5 @@ DURABILITIES: Mapping[str, common_pb2.Durability.ValueType] = {
 
 def durability_name(value: int) -> str:
     """Name a durability of the wire; one that this SDK does not know is the empty string."""
-    return {number: name for name, number in DURABILITIES.items()}.get(
-        value,  # type: ignore[call-overload]  # unknown numbers are looked up too
-        "",
-    )
+    names: dict[int, str] = {number: name for name, number in DURABILITIES.items()}
+    return names.get(value, "")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import builtins
 import os
-import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from typing import IO, Any, Literal, NoReturn, TypeVar, overload
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, Literal, NoReturn, overload
 
 from codegen_mcp.client.async_sandbox import AsyncSandbox
 from codegen_mcp.client.blocking import Loop
