@@ -82,14 +82,12 @@ def main() -> None:
     if os.getppid() != starter:
         return
     os.environ["TZ"] = "UTC+0"
-    # What it stores need not outlive this machine, and other tests' disk work would slow it down.
-    os.fsync = os.fdatasync = lambda _: None
-
     import eventlet
     import eventlet.debug
     from swift.common.utils import eventlet_monkey_patch, set_swift_dir
 
     eventlet_monkey_patch()
+    forgo_durability()
     eventlet.debug.hub_exceptions(False)
     write_settings(base)
     set_swift_dir(str(base))
@@ -121,6 +119,24 @@ def main() -> None:
     sys.stdout.flush()
     while True:
         eventlet.sleep(3600)
+
+
+def forgo_durability() -> None:
+    """Sync nothing: it all ends with the tests, and their own disk work would slow it down."""
+    from swift.common import db
+
+    connect = db.get_db_connection
+
+    def quick(*args: Any, **options: Any) -> Any:
+        connection = connect(*args, **options)
+        connection.execute("PRAGMA synchronous = OFF")
+        return connection
+
+    def nothing(fd: Any) -> None:
+        pass
+
+    db.get_db_connection = quick
+    os.fsync = os.fdatasync = nothing
 
 
 def one_put_at_a_time(app: Any) -> Any:

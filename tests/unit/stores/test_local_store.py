@@ -37,12 +37,13 @@ asyncio.run(main())
 """
 
 MEASURE = """
-import asyncio, hashlib, resource, sys
+import asyncio, hashlib, sys
 from pathlib import Path
 from codegen_mcp.stores.local import LocalStore
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # not ru_maxrss: that has what the process had before execve(2), too
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 async def main():
     async with LocalStore(Path(sys.argv[1])) as store:

@@ -8,6 +8,8 @@ import dataclasses
 import hashlib
 import os
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +29,38 @@ from codegen_mcp.testing.s3_server import S3Server
 KIB = 1024
 SINGLE = 256 * KIB
 WITHIN_S = 10.0
+SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
+
+MEASURE = """
+import asyncio, dataclasses, hashlib, os, sys
+from pathlib import Path
+from codegen_mcp.stores.s3 import S3Store
+from codegen_mcp.stores.s3_config import parse_s3_url
+
+def peak():  # not ru_maxrss: that has what the process had before execve(2), too
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+async def main():
+    config = dataclasses.replace(
+        parse_s3_url(sys.argv[1], os.environ),
+        single_bytes=1 << 20, part_bytes=1 << 20, parallel_parts=2,
+    )
+    async with S3Store(config) as store:
+        await store.put_bytes("warm", bytes(1 << 20))
+        async for _ in store.get("warm"):
+            pass
+        before = peak()
+        await store.put_file("key", Path(sys.argv[2]), sha256=sys.argv[3])
+        digest = hashlib.sha256()
+        async for piece in store.get("key"):
+            digest.update(piece)
+        assert digest.hexdigest() == sys.argv[3]
+        await store.delete("key")
+        print(peak() - before)
+
+asyncio.run(main())
+"""
 
 
 @pytest.fixture
@@ -332,6 +366,23 @@ async def test_what_killed_workers_left_is_never_listed_and_removed_some_day(
         async with changed(listed, staging_kept_s=-60.0) as later:
             await later.put_file("two", large[0], sha256=large[1])
         assert await left_over(listed, s3) == b""
+
+
+def test_memory_use_does_not_depend_on_the_size(s3: S3Server, tmp_path: Path) -> None:
+    source, digest, piece = tmp_path / "source", hashlib.sha256(), os.urandom(KIB * KIB)
+    with source.open("wb") as file:
+        for _ in range(256 if SOAK else 32):
+            file.write(piece)
+            digest.update(piece)
+    said = subprocess.run(
+        [sys.executable, "-c", MEASURE, s3.new_url(), source, digest.hexdigest()],
+        env={**os.environ, **s3.environ()},
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    source.unlink()
+    assert int(said) < 24 * KIB * KIB
 
 
 async def test_a_missing_bucket_is_unavailable_and_not_an_empty_store(

@@ -52,7 +52,7 @@ async def agree(store: ObjectStore, model: dict[str, bytes], step: tuple) -> Non
 
 
 @pytest.mark.parametrize("kind", ["memory", "local"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(taken=st.lists(steps, max_size=30))
 def test_a_store_is_a_dictionary_that_refuses_to_overwrite(kind: str, taken: list[tuple]) -> None:
     async def run() -> None:
