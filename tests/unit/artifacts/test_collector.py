@@ -115,6 +115,18 @@ async def test_a_file_of_equal_size_and_old_time_is_seen_to_be_another(bed):
     assert await bed.found() == {"artifacts/a.txt": b"new"}
 
 
+async def test_a_file_that_was_only_touched_is_not_registered_again(bed):
+    path = bed.write("a.txt", b"same")
+    await bed.collect()
+    before = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == before:  # until the clock of the file system ticks
+        path.chmod(0o600)
+    assert await bed.collect() == Collected()
+    path.chmod(0o644)
+    path.write_bytes(b"new!")
+    assert await bed.found() == {"artifacts/a.txt": b"new!"}
+
+
 async def test_a_file_that_went_and_came_back_is_new(bed):
     path = bed.write("a.txt", b"1")
     await bed.collect()

@@ -144,8 +144,13 @@ async def test_a_head_says_all_but_the_bytes_and_ignores_ranges(site):
 
 @pytest.mark.parametrize(
     ("asked", "expected"),
-    [("bytes=0-0", (0, 1)), ("bytes=5000-", (5000, 5120)), ("bytes=-10", (5110, 5120))]
-    + [("bytes=100-4999", (100, 5000)), ("bytes=5119-9999", (5119, 5120))],
+    [
+        ("bytes=0-0", (0, 1)),
+        ("bytes=5000-", (5000, 5120)),
+        ("bytes=-10", (5110, 5120)),
+        ("bytes=100-4999", (100, 5000)),
+        ("bytes=5119-9999", (5119, 5120)),
+    ],
 )
 async def test_a_range_is_answered_with_just_that(site, asked, expected):
     _, link = await site.make()
@@ -253,12 +258,17 @@ async def test_damaged_bytes_are_never_given_as_whole(site):
     assert (await site.ask("GET", link)).status == 500
 
 
+def put_head(ticket: UploadTicket) -> bytes:
+    parts = urlsplit(ticket.upload_url)
+    line = f"PUT {parts.path}?{parts.query} HTTP/1.1"
+    return f"{line}\r\nHost: x\r\nContent-Length: {len(DATA)}\r\n\r\n".encode()
+
+
 async def test_a_caller_that_leaves_in_the_middle_leaves_nothing(site):
     ticket = await site.begin()
     parts = urlsplit(ticket.upload_url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    head = f"PUT {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(DATA)}\r\n"
-    writer.write(head.encode() + b"\r\n" + DATA[:100])
+    _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(put_head(ticket) + DATA[:100])
     await writer.drain()
     part = site.spool / f"{ticket.artifact_id}.part"
     async with asyncio.timeout(5):
@@ -279,9 +289,7 @@ async def test_a_silent_caller_is_given_up(site, monkeypatch):
     ticket = await site.begin()
     parts = urlsplit(ticket.upload_url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    head = f"PUT {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
-    head = head.replace("Content-Length: 10", f"Content-Length: {len(DATA)}")
-    writer.write(head.encode() + b"x")
+    writer.write(put_head(ticket) + b"x")
     async with asyncio.timeout(5):
         answer = await reader.read()  # to the end: the connection is closed
     writer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import mimetypes
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,10 +12,10 @@ import structlog
 
 from codegen_mcp.core.errors import Conflict, NotFound, WorkerError
 from codegen_mcp.core.paths import show_path
-from codegen_mcp.engine.artifacts.base import Artifacts
+from codegen_mcp.engine.artifacts.base import ArtifactInfo, Artifacts
 from codegen_mcp.engine.artifacts.config import ArtifactConfig
 from codegen_mcp.engine.artifacts.facts import DEFAULT_TYPE, MAX_NAME_BYTES
-from codegen_mcp.engine.artifacts.left_files import LeftFile, LeftFiles
+from codegen_mcp.engine.artifacts.left_files import LeftFile, LeftFiles, Seen
 from codegen_mcp.engine.artifacts.seen_files import load_seen, save_seen
 from codegen_mcp.engine.task_ports import Collected, TaskSession
 
@@ -86,22 +87,24 @@ class FileCollector:
             there = {file.path for file in scan.files}
             for path in [path for path in left.seen if path not in there]:
                 del left.seen[path]
-        fresh = [file for file in scan.files if left.seen.get(file.path) != file.mark]
+        fresh = [file for file in scan.files if _changed(left.seen, file)]
         if not fresh:
             return
         total = 0
         try:
             for file in fresh:
+                if await self._only_touched(left, file):
+                    continue
                 if why := self._unfit(file):
                     out.add(file, why)
-                    left.seen[file.path] = file.mark  # told once
+                    left.seen[file.path] = Seen(file.mark, "")  # told once
                 elif len(collected.artifacts) >= self._config.task_files:
                     out.add(file, f"beyond {self._config.task_files} files; the next run's turn")
                 elif total + file.size > self._config.task_bytes:
                     out.add(file, f"beyond {self._config.task_bytes} bytes; the next run's turn")
-                elif artifact_id := await self._put(session, task_id, left, file, out):
-                    collected.artifacts.append(artifact_id)
-                    left.seen[file.path] = file.mark
+                elif info := await self._put(session, task_id, left, file, out):
+                    collected.artifacts.append(info.artifact_id)
+                    left.seen[file.path] = Seen(file.mark, info.sha256)
                     total += file.size
         finally:
             await save_seen(session.directory, left.seen)
@@ -117,11 +120,11 @@ class FileCollector:
 
     async def _put(
         self, session: TaskSession, task_id: str, left: LeftFiles, file: LeftFile, out: _Out
-    ) -> str:
+    ) -> ArtifactInfo | None:
         name = name_of(file.path)
         try:
             async with aclosing(left.read(file)) as data:  # type: ignore[type-var]
-                info = await self._artifacts.put(
+                return await self._artifacts.put(
                     session_id=session.session_id,
                     task_id=task_id,
                     name=name,
@@ -132,8 +135,31 @@ class FileCollector:
                 )
         except (Conflict, NotFound):
             out.add(file, "changed while it was read; the next run's turn")
-            return ""
-        return info.artifact_id
+            return None
+
+    async def _only_touched(self, left: LeftFiles, file: LeftFile) -> bool:
+        """Whether it still has the bytes that were registered; then its new mark is noted."""
+        assert left.seen is not None
+        known = left.seen.get(file.path)
+        if known is None or not known.touched(file.mark):
+            return False
+        if known.sha256:
+            digest = hashlib.sha256()
+            try:
+                async with aclosing(left.read(file)) as data:  # type: ignore[type-var]
+                    async for piece in data:
+                        await asyncio.to_thread(digest.update, piece)
+            except (Conflict, NotFound):
+                return False
+            if digest.hexdigest() != known.sha256:
+                return False
+        left.seen[file.path] = Seen(file.mark, known.sha256)
+        return True
+
+
+def _changed(seen: dict[bytes, Seen], file: LeftFile) -> bool:
+    known = seen.get(file.path)
+    return known is None or known.mark != file.mark
 
 
 def text_of(path: bytes) -> str:

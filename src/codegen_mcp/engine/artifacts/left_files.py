@@ -31,6 +31,19 @@ Mark = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """A file that was registered, or told to be left out."""
+
+    mark: Mark
+    sha256: str
+    """Of what was registered; empty for one that was left out."""
+
+    def touched(self, mark: Mark) -> bool:
+        """Whether only the ctime differs: as by chown(2), when another worker adopts a session."""
+        return mark[:3] == self.mark[:3]
+
+
+@dataclass(frozen=True, slots=True)
 class LeftFile:
     """One entry below ``artifacts/`` that is no directory."""
 
@@ -66,8 +79,8 @@ class LeftFiles:
         self._tree = tree
         self._threads = threads
         self._streams = streams
-        self.seen: dict[bytes, Mark] | None = None
-        """What was registered, or told to be left out; None before it was read from disk."""
+        self.seen: dict[bytes, Seen] | None = None
+        """By path; None before it was read from disk."""
 
     def present(self) -> bool:
         """Whether there is such a directory: one fstatat(2), done after every run of code."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from codegen_mcp.engine.artifacts.left_files import Mark
+from codegen_mcp.engine.artifacts.left_files import Seen
 from codegen_mcp.engine.durable import write_file
 from codegen_mcp.sandbox.volumes.threads import to_end
 
@@ -21,14 +21,14 @@ FILE_NAME = "artifacts.json"
 FORMAT = 1
 
 
-async def load_seen(directory: Path) -> dict[bytes, Mark]:
+async def load_seen(directory: Path) -> dict[bytes, Seen]:
     """Read it; nothing where it is missing, damaged or of another version."""
     return await to_end(lambda: _load(directory / FILE_NAME))
 
 
-async def save_seen(directory: Path, seen: dict[bytes, Mark]) -> None:
+async def save_seen(directory: Path, seen: dict[bytes, Seen]) -> None:
     """Write it; that it cannot be is logged."""
-    files = {os.fsdecode(path): mark for path, mark in seen.items()}
+    files = {os.fsdecode(path): [*one.mark, one.sha256] for path, one in seen.items()}
 
     def write() -> None:
         data = json.dumps({"format": FORMAT, "files": files}, separators=(",", ":")).encode()
@@ -40,14 +40,14 @@ async def save_seen(directory: Path, seen: dict[bytes, Mark]) -> None:
     await to_end(write)
 
 
-def _load(path: Path) -> dict[bytes, Mark]:
+def _load(path: Path) -> dict[bytes, Seen]:
     try:
         fields = json.loads(path.read_bytes())
         if fields["format"] != FORMAT:
             return {}
         return {
-            os.fsencode(name): (int(mark[0]), int(mark[1]), int(mark[2]), int(mark[3]))
-            for name, mark in fields["files"].items()
+            os.fsencode(name): Seen((int(ino), int(size), int(mtime), int(ctime)), str(sha256))
+            for name, (ino, size, mtime, ctime, sha256) in fields["files"].items()
         }
     except FileNotFoundError:
         return {}
