@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import grpc
@@ -19,7 +19,8 @@ from codegen_mcp._proto.codegen.v1 import (
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
 from codegen_mcp.core.output import OutputSink
 from codegen_mcp.core.task import Command, Outcome, Stream
-from codegen_mcp.testing.wire import RichError, Wire, memory_worker
+from codegen_mcp.testing.wire import RichError, Wire, dial, memory_worker
+from codegen_mcp.testing.worker import worker_process
 
 Opener = Callable[[], AbstractAsyncContextManager[Wire]]
 
@@ -42,12 +43,41 @@ async def over_memory() -> AsyncIterator[Wire]:
         yield worker.wire
 
 
-WORKERS: dict[str, Opener] = {"memory": over_memory}
+@pytest.fixture(scope="module")
+def engine_address() -> Iterator[str]:
+    """Address of a real worker process that these tests have for themselves."""
+    with asyncio.Runner() as runner:
+        process = worker_process(max_sessions=6, pool_size=2)
+        worker = runner.run(process.__aenter__())
+        try:
+            yield worker.address
+        finally:
+            runner.run(process.__aexit__(None, None, None))
 
 
-@pytest.fixture(params=list(WORKERS))
+@asynccontextmanager
+async def over_engine(address: str) -> AsyncIterator[Wire]:
+    """Yield a real worker without sessions and checkpoints, and leave it so."""
+    async with dial(address) as wire:
+        try:
+            yield wire
+        finally:
+            for info in (await wire.sessions.ListSessions(pb.ListSessionsRequest())).sessions:
+                await wire.sessions.DestroySession(
+                    pb.DestroySessionRequest(session_id=info.session_id, force=True)
+                )
+            for item in (await listed(wire)).checkpoints:
+                await wire.sessions.DeleteCheckpoint(
+                    pb.DeleteCheckpointRequest(checkpoint_id=item.checkpoint_id)
+                )
+
+
+@pytest.fixture(params=["memory", "engine"])
 def worker(request: pytest.FixtureRequest) -> Opener:
-    return WORKERS[request.param]
+    if request.param == "memory":
+        return over_memory
+    address = request.getfixturevalue("engine_address")
+    return lambda: over_engine(address)
 
 
 async def test_a_checkpoint_brings_the_files_back_into_a_new_session(worker):
