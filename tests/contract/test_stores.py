@@ -26,9 +26,7 @@ WRITERS = 20
 def large_apart(server: S3Server) -> ObjectStore:
     """An S3 store that sends what is more than one piece in parts."""
     config = parse_s3_url(server.new_url(), server.environ())
-    return S3Store(
-        dataclasses.replace(config, single_bytes=PIECE_BYTES, part_bytes=PIECE_BYTES)
-    )
+    return S3Store(dataclasses.replace(config, single_bytes=PIECE_BYTES, part_bytes=PIECE_BYTES))
 
 
 @pytest.fixture(params=["memory", "local", "s3"])
