@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cases
+import checkpoint
 import density
 import packages
 from processes import bare_server, worker
@@ -168,6 +169,7 @@ GROUPS = {
     "throughput": throughput,
     "density": density.measure,
     "packages": packages.measure,
+    "checkpoint": checkpoint.measure,
 }
 
 

@@ -107,6 +107,11 @@ class Catalog:
         check_digest(data, info.manifest_sha256, info.checkpoint_id, "manifest")
         return decode_manifest(data, expected_checkpoint=str(info.checkpoint_id)), data
 
+    async def check_manifest(self, info: CheckpointInfo) -> None:
+        """Read a manifest back that was just written. NotFound, Corrupt."""
+        data = await self._read(info.checkpoint_id, MANIFEST, MAX_MANIFEST_BYTES)
+        check_digest(data, info.manifest_sha256, info.checkpoint_id, "manifest")
+
     async def journal(self, info: CheckpointInfo) -> bytes:
         """Read and check the journal object; empty when there is none."""
         if not info.journal_sha256:

@@ -28,11 +28,12 @@ from codegen_mcp.core.errors import (
 from codegen_mcp.core.ids import new_session_id
 from codegen_mcp.core.session import Durability, SessionConfig
 from codegen_mcp.engine.checkpoints.base import Verified
-from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, Catalog, Shelf
+from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, INFO, Catalog, Shelf
 from codegen_mcp.engine.checkpoints.disk_errors import disk_errors
 from codegen_mcp.engine.checkpoints.journal import unpack
 from codegen_mcp.engine.checkpoints.portable import export_checkpoint, import_checkpoint
 from codegen_mcp.engine.checkpoints.publisher import Publisher, verify_stored
+from codegen_mcp.engine.checkpoints.recent import RecentManifests
 from codegen_mcp.engine.checkpoints.restorer import Restorer
 from codegen_mcp.engine.checkpoints.retention import Retention
 from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
@@ -89,6 +90,7 @@ class Checkpointer:
         self._restorer = Restorer(self._catalog, self._spool, copies=config.remote)
         self._retention = Retention(self._catalog, keep=config.keep)
         self._locks = SessionLocks()
+        self._manifests = RecentManifests()
         self._last: dict[str, str] = {}
 
     async def __aenter__(self) -> Checkpointer:
@@ -123,10 +125,12 @@ class Checkpointer:
         session = self._sessions.session(session_id)
         async with self._locks.hold(session_id):
             with session.checkpointing(), disk_errors():
-                order = await self._order(session, name, incremental, trigger)
+                shelf = await self._catalog.shelf(session_id)
+                order = await self._order(session, shelf, name, incremental, trigger)
                 taken = await take(session, order, self._spool)
                 await self._publisher.publish(taken.draft, taken.info, taken.manifest)
-            await self._remember(session, taken)
+            shelf.objects[order.checkpoint_id] = {INFO}
+            await self._remember(session, taken, shelf)
         log.info(
             "checkpoint.saved",
             checkpoint=str(taken.info.checkpoint_id),
@@ -224,10 +228,11 @@ class Checkpointer:
         """Id of the newest checkpoint of a session; empty when there is none."""
         return self._last.get(session_id, "")
 
-    async def _order(self, session: Session, name: str, incremental: bool, trigger: str) -> Order:
+    async def _order(
+        self, session: Session, shelf: Shelf, name: str, incremental: bool, trigger: str
+    ) -> Order:
         """Choose number and parent. What a dead attempt left of this session is cleared away."""
         session_id = session.session_id
-        shelf = await self._catalog.shelf(session_id)
         drafts = await to_end(lambda: self._spool.numbers(session_id))
         number = max([shelf.newest, *drafts]) + 1
         if not self._publisher.waiting:
@@ -253,7 +258,9 @@ class Checkpointer:
                 info = await self._catalog.info(checkpoint_id)
                 if len(info.chain) >= self._config.max_chain:
                     return None, ()
-                manifest, _ = await self._catalog.manifest(info)
+                manifest = self._manifests.get(str(checkpoint_id))
+                if manifest is None:
+                    manifest, _ = await self._catalog.manifest(info)
                 for number in info.chain:
                     await self._store.stat(replace(checkpoint_id, number=number).key + ARCHIVE)
                 return info, manifest.entries
@@ -262,12 +269,13 @@ class Checkpointer:
                 return None, ()
         return None, ()
 
-    async def _remember(self, session: Session, taken: Taken) -> None:
+    async def _remember(self, session: Session, taken: Taken, shelf: Shelf) -> None:
+        self._manifests.put(taken.manifest)
         self._last[session.session_id] = str(taken.info.checkpoint_id)
         with suppress(OSError):  # only a hint
             await to_end(lambda: taken.live.save(session.directory / LIVE_STATE))
         try:
-            await self._retention.retire(session.session_id)
+            await self._retention.retire(session.session_id, shelf)
         except StoreUnavailable as error:
             log.warning("checkpoint.not_retired", error=error.message)
 

@@ -113,7 +113,7 @@ class Publisher:
         except AlreadyExists:
             if await self._catalog.info(info.checkpoint_id, hidden=True) != info:
                 raise taken(info.checkpoint_id) from None
-        await self._catalog.manifest(info)  # reads it back
+        await self._catalog.check_manifest(info)
         if info.journal_sha256:
             await self._catalog.journal(info)
 

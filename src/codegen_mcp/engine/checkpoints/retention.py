@@ -21,9 +21,13 @@ class Retention:
         self._catalog = catalog
         self._keep = keep
 
-    async def retire(self, session_id: str) -> None:
-        """Hide the oldest beyond the number kept, then sweep."""
-        shelf = await self._catalog.shelf(session_id)
+    async def retire(self, session_id: str, shelf: Shelf) -> None:
+        """Hide the oldest beyond the number kept, then sweep.
+
+        ``shelf`` is what the store has; where nothing is hidden, nothing is read for it.
+        """
+        if len(shelf.visible) <= self._keep and len(shelf.visible) == len(shelf.objects):
+            return
         for checkpoint_id in shelf.visible[: -self._keep]:
             await self._catalog.hide(checkpoint_id)
             shelf.objects[checkpoint_id].add(TOMBSTONE)
