@@ -22,6 +22,8 @@ class Writers:
     inodes: set[int] = field(default_factory=set)
     """Of files that are mapped shared, or open for writing. Of any file system: the device that a
     mapping shows is not the one of stat(2) everywhere (btrfs)."""
+    mapped: set[int] = field(default_factory=set)
+    """Those of them that are mapped shared: only these can change without a new ctime."""
     unseen: list[int] = field(default_factory=list)
     """Processes whose mappings this process may not read: they may have any."""
 
@@ -44,13 +46,14 @@ def mapped_writers(pids: Iterable[int]) -> Writers:
                 raise
             continue
         try:
-            _add_mapped(pid, tasks, found.inodes)
+            _add_mapped(pid, tasks, found.mapped)
         except OSError as error:
             if error.errno not in _DENIED:
                 raise
             found.unseen.append(pid)
         for task in tasks:  # threads may have tables of their own: unshare(CLONE_FILES)
             _add_open(f"/proc/{pid}/task/{task}/fd", found.inodes)
+    found.inodes |= found.mapped
     return found
 
 
