@@ -26,6 +26,7 @@ from codegen_mcp.engine.slot import Slot
 from codegen_mcp.engine.task_config import TaskConfig
 from codegen_mcp.engine.task_executor import TaskExecutor
 from codegen_mcp.engine.task_ledger import TaskLedger
+from codegen_mcp.engine.task_ports import CollectsFiles
 from codegen_mcp.languages.base import Installer
 from codegen_mcp.sandbox.base import Sandbox
 from codegen_mcp.sandbox.volumes.base import VolumeUsage
@@ -88,6 +89,7 @@ class TaskRig:
         clock: Clock | None = None,
         hooks: EngineHooks | None = None,
         installers: Mapping[str, Installer] | None = None,
+        collector: CollectsFiles | None = None,
         script: Script | None = None,
     ) -> None:
         self._root = root
@@ -111,7 +113,13 @@ class TaskRig:
             isolation={},
         )
         self.tasks = TaskExecutor(
-            self, tools, self.ledger, installers=installers, hooks=hooks, clock=self._clock
+            self,
+            tools,
+            self.ledger,
+            installers=installers,
+            collector=collector,
+            hooks=hooks,
+            clock=self._clock,
         )
 
     async def __aenter__(self) -> TaskRig:
