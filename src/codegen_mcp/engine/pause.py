@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from codegen_mcp.core.errors import WrongState
 from codegen_mcp.engine.file_gate import FileGate
 from codegen_mcp.engine.run_line import Line
 from codegen_mcp.sandbox.base import Sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class Stillness:
+    """How a session came to stand still."""
+
+    how: str
+    """``idle`` (nothing ran), ``frozen`` (by the control group) or ``stopped`` (by signals: not at
+    one moment)."""
+    since: float
+    """Monotonic seconds, before the first process was stopped."""
 
 
 class Pause:
@@ -23,14 +36,11 @@ class Pause:
         self._sandbox = sandbox
 
     @asynccontextmanager
-    async def still(self, *, freeze: bool) -> AsyncIterator[str]:
+    async def still(self, *, freeze: bool) -> AsyncIterator[Stillness]:
         """Nothing of the session runs or changes files inside; tasks and calls wait.
 
         Args:
             freeze: Freeze a run that is under way; else the session must be at rest.
-
-        Yields how: ``idle`` (nothing ran), ``frozen`` (by the control group) or ``stopped`` (by
-        signals: not at one moment).
 
         Raises:
             WrongState: A run is under way and may not or cannot be frozen.
@@ -39,15 +49,16 @@ class Pause:
             place = self._line.hold()
             if place is not None:
                 try:
-                    yield "idle"
+                    yield Stillness("idle", time.monotonic())
                 finally:
                     place.leave()
                 return
             sandbox = self._sandbox()
             if not freeze or sandbox is None:
                 raise busy(self._session_id)
+            since = time.monotonic()
             async with frozen(sandbox) as how:
-                yield how
+                yield Stillness(how, since)
 
 
 @asynccontextmanager

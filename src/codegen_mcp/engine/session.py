@@ -18,7 +18,7 @@ from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.core.session import Durability, SessionState, check_transition
 from codegen_mcp.engine.activity import Activity, Cancel
 from codegen_mcp.engine.base import SessionView
-from codegen_mcp.engine.pause import Pause, checkpoint_under_way
+from codegen_mcp.engine.pause import Pause, Stillness, checkpoint_under_way
 from codegen_mcp.engine.ports import OpenWorkspace
 from codegen_mcp.engine.record_keeper import RecordKeeper
 from codegen_mcp.engine.run_line import Line, RunSlot
@@ -233,7 +233,7 @@ class Session:
         self.check_open()
         return RunSlot(self._line, self._services.runs)
 
-    def still(self, *, freeze: bool) -> AbstractAsyncContextManager[str]:
+    def still(self, *, freeze: bool) -> AbstractAsyncContextManager[Stillness]:
         """Nothing of this session runs or changes files inside (``Pause.still``)."""
         self.check_open()
         return self._pause.still(freeze=freeze)

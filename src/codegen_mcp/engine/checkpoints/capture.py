@@ -1,9 +1,14 @@
-"""One capture of a session's tree, in three steps that block and belong in threads.
+"""One capture of a session's tree, in steps that block and belong in threads.
 
 ``survey`` while code goes on: every name is looked at, and the content of what changed since the
-parent is packed. ``recheck`` while nothing runs: what was touched meanwhile is looked at again, and
-copied aside where its content is not packed as it is now. ``complete`` afterwards: the copies are
-packed, and the manifest is made.
+parent is packed. ``catch_up``, still while code goes on and perhaps several times: what was touched
+meanwhile is packed again. ``recheck`` while nothing runs: what was touched since then is looked at
+again, and files among it are copied aside. ``complete`` afterwards: the copies are packed, and the
+manifest is made.
+
+Equal times prove nothing of a file that was touched: two writes within a tick of the clock look
+like one, and stores through a shared mapping leave no trace at all once a page is dirty. What a
+watch names is therefore taken again whatever its times say, and what may be mapped as well.
 """
 
 from __future__ import annotations
@@ -11,7 +16,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from codegen_mcp.core.checkpoint import Entry, EntryKind
@@ -27,8 +33,10 @@ from codegen_mcp.engine.checkpoints.source_files import (
 )
 from codegen_mcp.engine.checkpoints.tree_table import TreeTable, order, walk
 from codegen_mcp.engine.checkpoints.tree_watch import Changes
+from codegen_mcp.engine.checkpoints.writers import Writers
 
-ROOTS = (b"workspace", b"venv")
+ROOTS = (b"venv", b"workspace")
+"""In the manifest's order, so that of several names of a file the same one counts as its first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,10 @@ class Captured:
     states: dict[bytes, State]
     skipped: list[bytes] = field(default_factory=list)
     """Sockets and devices, which are never saved."""
+
+
+class Stopped(Exception):
+    """Whoever wanted the capture does not want it any more."""
 
 
 class Capture:
@@ -77,56 +89,107 @@ class Capture:
         self._unsteady: set[bytes] = set()
         """Changed while they were read."""
         self._begun_ns = 0
+        self._mapped: frozenset[int] = frozenset()
+        """Inodes that were mapped shared when it began."""
         self._forced: set[bytes] = set()
-        """May have been written to through a mapping."""
+        """May have been written to through a mapping that is still there."""
         self._stale: set[bytes] = set()
         """Packed, and not valid any more."""
+        self._stopped = False
 
-    def survey(self) -> None:
-        """Walk and pack. OSError where the disk of the worker is full."""
+    def stop(self) -> None:
+        """Let a step under way end soon, by ``Stopped``; for another thread."""
+        self._stopped = True
+
+    def survey(self, writers: Writers | None = None) -> None:
+        """Walk and pack.
+
+        Args:
+            writers: What the session's processes may write to now.
+
+        Raises:
+            Stopped: ``stop`` was called. OSError: The disk of the worker is full.
+        """
         self._begun_ns = time.time_ns()
+        self._mapped = frozenset(writers.mapped if writers is not None else ())
         known: FirstNames = {}
         for root in ROOTS:
-            for seen in walk(self._root_fd, root, known):
-                self._table.add(seen)
-                if seen.kind is EntryKind.FILE:
-                    self._pack(seen)
+            with closing(walk(self._root_fd, root, known)) as found:
+                for seen in found:
+                    self._check_stopped()
+                    self._table.add(seen)
+                    if seen.kind is EntryKind.FILE:
+                        self._pack(seen)
 
-    def recheck(self, changes: Changes, mapped: Collection[int]) -> None:
-        """See what changed since ``survey``; nothing may run meanwhile.
+    def catch_up(self, changes: Changes) -> int:
+        """Pack again what was touched, so that less is left for the moment without code.
+
+        Args:
+            changes: Everything since the step before; no overflow.
+
+        Returns:
+            How many files were packed.
+        """
+        touched = changes.paths | self._table.paths_of(changes.inodes) | self._unsteady
+        self._unsteady = set()
+        looked = self._table.refresh(self._root_fd, touched, changes.trees)
+        groups = self._table.groups()
+        again = {groups.get(path, path) for path in looked}
+        again |= {path for path in groups.values() if path not in self._content}
+        for path in sorted(again, key=order):
+            self._check_stopped()
+            self._forget(path)
+            self._writer.drop(self._stale)
+            self._stale.clear()
+            if self._table.is_file(path):
+                self._pack(self._table.names[path])
+        return len(again)
+
+    def recheck(self, changes: Changes, writers: Writers) -> None:
+        """See what changed since the step before; nothing may run meanwhile.
 
         Args:
             changes: What was touched; after an overflow everything is looked at again.
-            mapped: Inodes that may have been written to without a trace.
+            writers: What may be written to without an event.
         """
-        doubt_ns = 0
+        doubtful: set[bytes] = set()
+        linked: frozenset[bytes] = frozenset()
         if changes.overflow:
             self._table = TreeTable()
             for root in ROOTS:
                 for seen in walk(self._root_fd, root):
                     self._table.add(seen)
             suspects = {path for path in self._table.names if self._table.is_file(path)}
-            # Written twice within a tick of the clock looks like once.
-            doubt_ns = self._begun_ns - TICK_NS
         else:
-            named = self._table.paths_of({*changes.inodes, *mapped})
-            touched = changes.paths | named | self._unsteady
-            suspects = self._table.refresh(self._root_fd, touched, changes.trees)
-        self._forced = forced = self._table.paths_of(mapped)
+            # A file that is open may have been mapped, and is not any more: its times tell.
+            opened = self._table.paths_of(writers.inodes)
+            touched = changes.paths | self._table.paths_of(changes.inodes) | self._unsteady
+            looked = self._table.refresh(self._root_fd, touched | opened, changes.trees)
+            doubtful = looked - (opened - touched)
+            linked = self._table.linked - opened  # which of them is the first may have changed
+            suspects = looked | linked
+        self._forced = self._table.paths_of(writers.mapped)
+        doubtful |= self._forced
         groups = self._table.groups()
-        for path in suspects | forced:
-            path = groups.get(path, path)
-            if not self._table.is_file(path) or path in self._copies:
+        for path in suspects | doubtful:
+            leader = groups.get(path, path)
+            if not self._table.is_file(leader) or leader in self._copies:
                 continue
-            seen, known = self._table.names[path], self._content.get(path)
-            steady = known is not None and path not in self._unsteady and path not in forced
-            if (
-                known is None
-                or not steady
-                or not _same_content(known[0], seen)
-                or (doubt_ns and seen.ctime_ns >= doubt_ns)
-            ):
-                self._copy(path, seen)
+            if path in doubtful or not self._is_packed(leader, watched=path in linked):
+                self._copy(leader, self._table.names[leader])
+
+    def _is_packed(self, path: bytes, *, watched: bool) -> bool:
+        """Whether the content that is known of a file is what it has now.
+
+        Args:
+            path: Its first name.
+            watched: It cannot have been written to, or the watch had named it.
+        """
+        known, seen = self._content.get(path), self._table.names[path]
+        if known is None or path in self._unsteady or not _same_content(known[0], seen):
+            return False
+        in_time = seen.ctime_ns < self._begun_ns - TICK_NS and seen.ino not in self._mapped
+        return watched or in_time
 
     def complete(self) -> Captured:
         """Pack the copies and everything that has no content; all entries in order."""
@@ -162,14 +225,18 @@ class Capture:
         return self._base is None or self._base.entries.get(entry.path) != entry
 
     def _pack(self, seen: Seen) -> None:
+        known = self._known(seen)
+        if known is not None:
+            self._content[seen.path] = seen, known
+            return
         try:
             with regular_file(self._root_fd, seen.path, seen.ino) as (fd, found):
                 seen = _refreshed(seen, found)
-                older = self._older(seen, fd)
+                segments = data_segments(fd, found)
+                older = self._older(seen, fd, sparse=segments is not None)
                 if older is not None:
                     self._content[seen.path] = seen, older
                     return
-                segments = data_segments(fd, found)
                 entry = self._entry(seen, sparse=segments is not None)
                 entry = self._writer.add(entry, reader(fd), segments)
                 self._content[seen.path] = seen, entry
@@ -178,18 +245,25 @@ class Capture:
         except (FileNotFoundError, Changed):
             self._unsteady.add(seen.path)
 
-    def _older(self, seen: Seen, fd: int) -> Entry | None:
-        """Return the parent's entry when its content is this file's."""
-        entry = None if self._base is None else self._base.entries.get(seen.path)
-        if self._base is None or entry is None or entry.kind is not EntryKind.FILE:
+    def _known(self, seen: Seen) -> Entry | None:
+        """Return the parent's entry when its content is proven to be this file's, unread."""
+        if self._base is None or self._base.live is None:
             return None
-        live = self._base.live
-        state = None if live is None else live.states.get(seen.path)
-        if live is not None and state is not None:
-            verdict = changed(seen, state, entry, live.taken_ns)
-            if verdict in ("same", "meta"):
-                return entry
-        if entry.size != seen.size:
+        entry, state = self._base.entries.get(seen.path), self._base.live.states.get(seen.path)
+        if entry is None or state is None or entry.kind is not EntryKind.FILE:
+            return None
+        verdict = changed(seen, state, entry, self._base.live.taken_ns)
+        return entry if verdict in ("same", "meta") else None
+
+    def _older(self, seen: Seen, fd: int, *, sparse: bool) -> Entry | None:
+        """Return the parent's entry when its content is this file's, holes included."""
+        entry = None if self._base is None else self._base.entries.get(seen.path)
+        if entry is None or entry.kind is not EntryKind.FILE:
+            return None
+        known = self._known(seen)
+        if known is not None:
+            return known
+        if entry.size != seen.size or entry.sparse or sparse:
             return None
         return entry if hash_whole(fd, seen.size) == (entry.size, entry.sha256) else None
 
@@ -207,13 +281,20 @@ class Capture:
     def _pack_copy(self, path: bytes, seen: Seen, copy: Copy) -> None:
         older = None if self._base is None else self._base.entries.get(path)
         entry = self._entry(seen, sparse=copy.segments is not None)
-        if older is not None and older.kind is EntryKind.FILE and older.size == seen.size:
-            digest = _digest(self._aside, copy)
-            if digest == older.sha256:
-                self._content[path] = seen, older
-                return
+        if (
+            older is not None
+            and (older.kind, older.size) == (EntryKind.FILE, seen.size)
+            and not (older.sparse or entry.sparse)
+            and _digest(self._aside, copy) == older.sha256
+        ):
+            self._content[path] = seen, older
+            return
         packed = self._writer.add(entry, self._aside.reader(copy), copy.segments)
         self._content[path] = seen, packed
+
+    def _check_stopped(self) -> None:
+        if self._stopped:
+            raise Stopped
 
     def _forget(self, path: bytes) -> None:
         known = self._content.pop(path, None)

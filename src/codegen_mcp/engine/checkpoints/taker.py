@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -23,15 +23,20 @@ from codegen_mcp.engine.checkpoints.metadata import encode_info
 from codegen_mcp.engine.checkpoints.spool import Draft, Spool
 from codegen_mcp.engine.checkpoints.tree_watch import Changes, TreeWatch
 from codegen_mcp.engine.checkpoints.watches import start_watch
-from codegen_mcp.engine.checkpoints.writers import mapped_writers
+from codegen_mcp.engine.checkpoints.writers import Writers, mapped_writers
 from codegen_mcp.engine.session import Session
 from codegen_mcp.engine.task_journal import FILE_NAME
+from codegen_mcp.engine.uninterrupted import settled
 from codegen_mcp.sandbox.volumes.threads import to_end
 
 LIVE_STATE = "checkpoint.live"
 """Beside a session's files: what each name was at its last checkpoint."""
 DRAIN_S = 0.2
 """How often a watch is emptied while the tree is read."""
+ROUNDS = 4
+"""How often at most what was touched is packed again before code has to stand still."""
+FEW = 32
+"""Touched names that are not worth a round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,42 +131,49 @@ class _Taking:
 
     async def _capture(self, capture: Capture, root_fd: int) -> tuple[str, float]:
         session = self._session
-        watch = await to_end(lambda: start_watch(root_fd, ROOTS), _close)
+        watch = await to_end(lambda: start_watch(root_fd, ROOTS), TreeWatch.close)
         try:
-            await self._survey(capture, watch)
-            started = time.monotonic()
-            async with session.still(freeze=True) as how:
-                sandbox = session.slot.sandbox
-                pids = sandbox.processes() if sandbox is not None and how != "idle" else []
-                await to_end(lambda: self._recheck(capture, watch, root_fd, pids))
-                self._journal = await to_end(lambda: _read(session.directory / FILE_NAME))
+            await self._step(lambda: capture.survey(self._writers()), capture, watch)
+            for _ in range(ROUNDS):
+                if self._changes.overflow or _size(self._changes) <= FEW:
+                    break
+                since, self._changes = self._changes, Changes()
+                await self._step(lambda c=since: capture.catch_up(c), capture, watch)  # type: ignore[misc]
+            async with session.still(freeze=True) as still:
+                idle = still.how == "idle"
+                await to_end(lambda: self._recheck(capture, watch, idle=idle))
                 ended = time.monotonic()
-            freeze_ms = 0.0 if how == "idle" else round((ended - started) * 1000, 3)
-            return how, freeze_ms
+            return still.how, 0.0 if idle else round((ended - still.since) * 1000, 3)
         finally:
             await to_end(watch.close)
 
-    async def _survey(self, capture: Capture, watch: TreeWatch) -> None:
-        """Walk and pack, and keep the watch from filling up."""
-        survey = asyncio.ensure_future(to_end(capture.survey))
+    async def _step(self, work: Callable[[], object], capture: Capture, watch: TreeWatch) -> None:
+        """Do one step of the capture in a thread, and keep the watch from filling up meanwhile."""
+        step = asyncio.ensure_future(to_end(work))
         try:
-            while not survey.done():
-                await asyncio.wait([survey], timeout=DRAIN_S)
+            while not step.done():
+                await asyncio.wait([step], timeout=DRAIN_S)
                 self._changes.add(await to_end(watch.drain))
         finally:
-            if not survey.done():
-                survey.cancel()
-                await asyncio.wait([survey])
-        await survey
+            if not step.done():
+                capture.stop()
+                cancelled = await settled(step)
+                step.exception()  # ``Stopped``, by us
+                if cancelled is not None:
+                    raise cancelled
+        await step
 
-    def _recheck(
-        self, capture: Capture, watch: TreeWatch, root_fd: int, pids: Sequence[int]
-    ) -> None:
+    def _recheck(self, capture: Capture, watch: TreeWatch, *, idle: bool) -> None:
         self._changes.add(watch.drain())
-        writers = mapped_writers(pids)
+        writers = Writers() if idle else self._writers()
         # As an ordinary user we may not look into every guest; see docs/concepts/checkpoint.md.
         self._changes.overflow |= bool(writers.unseen)
-        capture.recheck(self._changes, writers.inodes)
+        capture.recheck(self._changes, writers)
+        self._journal = _read(self._session.directory / FILE_NAME)
+
+    def _writers(self) -> Writers:
+        sandbox = self._session.slot.sandbox
+        return Writers() if sandbox is None else mapped_writers(sandbox.processes())
 
     def _base(self) -> Base | None:
         parent = self._order.parent
@@ -229,5 +241,5 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-def _close(watch: TreeWatch) -> None:
-    watch.close()
+def _size(changes: Changes) -> int:
+    return len(changes.paths) + len(changes.inodes)

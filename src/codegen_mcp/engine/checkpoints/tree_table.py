@@ -12,6 +12,7 @@ from codegen_mcp.engine.checkpoints.scan import FirstNames, Seen, scan
 from codegen_mcp.engine.checkpoints.source_files import open_entry
 
 _FILES = (EntryKind.FILE, EntryKind.HARDLINK)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _KINDS = {
     stat.S_IFREG: EntryKind.FILE,
     stat.S_IFDIR: EntryKind.DIRECTORY,
@@ -52,6 +53,11 @@ class TreeTable:
         self.names.pop(path, None)
         self._linked.discard(path)
 
+    @property
+    def linked(self) -> frozenset[bytes]:
+        """Files that have or had several names."""
+        return frozenset(self._linked)
+
     def refresh(
         self, root_fd: int, touched: Collection[bytes], trees: Collection[bytes] = ()
     ) -> set[bytes]:
@@ -62,7 +68,8 @@ class TreeTable:
             touched: Names.
             trees: Those of them below which nothing that was known holds any more.
 
-        Returns the files among what was looked at, and every file that has or had several names.
+        Returns the files among what was looked at. What is gone again when it is reached is left
+        to who is told of that: while code runs, the watch.
         """
         fresh: set[bytes] = set()
         for path in sorted(touched, key=order):
@@ -76,12 +83,12 @@ class TreeTable:
             self.remove(path)
             if now is None or not self._has_parent(path):
                 continue
-            found = walk(root_fd, path) if now.kind is EntryKind.DIRECTORY else (now,)
+            found = _below(root_fd, path) if now.kind is EntryKind.DIRECTORY else (now,)
             for seen in found:
                 self.add(seen)
                 if seen.kind in _FILES:
                     fresh.add(seen.path)
-        return fresh | self._linked
+        return fresh
 
     def prune(self) -> None:
         """Forget what lies below something that is no directory of the tree."""
@@ -142,6 +149,15 @@ def walk(
         os.close(fd)
 
 
+def _below(root_fd: int, path: bytes) -> Generator[Seen, None, None]:
+    """Walk a directory that may be gone by now."""
+    try:
+        yield from walk(root_fd, path)
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+
+
 def _as_file(seen: Seen) -> Seen:
     if seen.kind is EntryKind.HARDLINK:
         return seen._replace(kind=EntryKind.FILE, target=b"")
@@ -153,7 +169,7 @@ def _look(root_fd: int, path: bytes) -> Seen | None:
     try:
         fd = open_entry(root_fd, path, os.O_PATH | os.O_NOFOLLOW)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        if error.errno in _GONE:
             return None
         raise
     try:
