@@ -127,6 +127,8 @@ class Settings(BaseSettings):
     """Of one artifact."""
     max_session_artifact_bytes: int = Field(default=16 * GIB, gt=0)
     """Of all artifacts of one session."""
+    artifact_store_bytes: int = Field(default=64 * GIB, gt=0)
+    """Of all artifacts; more are refused until some are deleted or their time is over."""
 
     @field_validator("public_url")
     @classmethod

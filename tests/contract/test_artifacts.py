@@ -490,6 +490,18 @@ async def test_quotas_count_what_was_announced(open_bench: Opens) -> None:
     await bench.begin(10, session=OTHER)
 
 
+async def test_the_artifacts_of_ended_sessions_count_too(open_bench: Opens) -> None:
+    bench = await open_bench(total_bytes=5)
+    info = await bench.make(b"123")
+    with pytest.raises(Full, match="have 3 bytes and may have 5"):
+        await bench.begin(3, session=OTHER)
+    await bench.restart()
+    with pytest.raises(Full):
+        await bench.put(b"123")
+    await bench.keeper.delete(info.artifact_id)
+    await bench.make(b"12345", session=OTHER)
+
+
 async def test_a_disk_without_room_takes_no_upload(open_bench: Opens) -> None:
     bench = await open_bench(room=2)
     ticket = await bench.begin(3)

@@ -143,6 +143,7 @@ def artifact_config(settings: Settings) -> ArtifactConfig:
         ttl_s=settings.artifact_ttl_s,
         max_bytes=settings.max_artifact_bytes,
         session_bytes=settings.max_session_artifact_bytes,
+        total_bytes=settings.artifact_store_bytes,
     )
 
 

@@ -9,8 +9,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.types import ASGIApp
+
 from codegen_mcp.core.clock import SystemClock
 from codegen_mcp.engine.artifacts.keeper import ArtifactKeeper
+from codegen_mcp.engine.durable import write_file
 from codegen_mcp.http.app import make_app
 from codegen_mcp.http.artifact_links import ArtifactLinks
 from codegen_mcp.http.artifacts import artifact_route
@@ -20,6 +23,7 @@ from codegen_mcp.settings import Settings
 from codegen_mcp.telemetry.metrics import CONTENT_TYPE, WorkerMetrics
 
 KEY_FILE = "links.key"
+PORT_FILE = "http.port"
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 
@@ -65,9 +69,14 @@ async def open_http(
                 metrics_type=CONTENT_TYPE,
                 routes=[artifact_route(artifacts, links)],
             )
-            link_server = await stack.enter_async_context(
-                HttpServer(app, host=settings.host, port=wanted, setting="HTTP_PORT")
-            )
+            if settings.http_port == "auto":
+                link_server = await stack.enter_async_context(
+                    remembered_port(app, settings.host, state / PORT_FILE)
+                )
+            else:
+                link_server = await stack.enter_async_context(
+                    HttpServer(app, host=settings.host, port=wanted, setting="HTTP_PORT")
+                )
             artifacts.serve_links(links)
             stack.callback(artifacts.serve_links, None)
         if shared:
@@ -78,6 +87,29 @@ async def open_http(
                 HttpServer(app, host=settings.host, port=settings.metrics_port)
             )
         yield Http(metrics=metrics_server, artifacts=link_server)
+
+
+@asynccontextmanager
+async def remembered_port(app: ASGIApp, host: str, file: Path) -> AsyncIterator[HttpServer]:
+    """Serve on the port of the last start if it is free, so that links go on to work."""
+
+    def last() -> int:
+        try:
+            port = int(file.read_text())
+        except (OSError, ValueError):
+            return 0
+        return port if 0 < port < 65536 else 0
+
+    async with AsyncExitStack() as stack:
+        try:
+            server = await stack.enter_async_context(
+                HttpServer(app, host=host, port=await asyncio.to_thread(last))
+            )
+        except OSError:
+            server = await stack.enter_async_context(HttpServer(app, host=host, port=0))
+        text = str(server.port).encode()
+        await asyncio.to_thread(lambda: write_file(file, text, durable=False))
+        yield server
 
 
 def own_url(host: str, port: int) -> str:

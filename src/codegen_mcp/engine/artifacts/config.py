@@ -20,6 +20,8 @@ class ArtifactConfig:
     """Of one artifact; S3 takes at most 5 GiB in one PUT."""
     session_bytes: int = 16 * GIB
     """Of all artifacts of one session, those announced included."""
+    total_bytes: int = 64 * GIB
+    """Of all artifacts of the store: those of ended sessions are still there."""
     session_count: int = 10_000
     """Artifacts of one session, those announced included."""
     task_files: int = 100

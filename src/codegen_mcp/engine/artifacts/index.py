@@ -14,6 +14,8 @@ class ArtifactIndex:
     def __init__(self) -> None:
         self._all: dict[str, ArtifactInfo] = {}
         self._of_session: dict[str, dict[str, ArtifactInfo]] = {}
+        self.total_bytes = 0
+        """Of all of them."""
 
     def __contains__(self, artifact_id: str) -> bool:
         return artifact_id in self._all
@@ -24,6 +26,8 @@ class ArtifactIndex:
 
     def add(self, info: ArtifactInfo) -> None:
         """Note one."""
+        self.remove(info.artifact_id)
+        self.total_bytes += info.size_bytes
         self._all[info.artifact_id] = info
         self._of_session.setdefault(info.session_id, {})[info.artifact_id] = info
 
@@ -31,6 +35,7 @@ class ArtifactIndex:
         """Forget one, if it is there."""
         info = self._all.pop(artifact_id, None)
         if info is not None:
+            self.total_bytes -= info.size_bytes
             mine = self._of_session[info.session_id]
             del mine[artifact_id]
             if not mine:

@@ -13,6 +13,7 @@ from codegen_mcp.core.errors import (
     AlreadyExists,
     Conflict,
     Corrupt,
+    Full,
     InvalidRequest,
     LimitExceeded,
     NotFound,
@@ -312,6 +313,12 @@ class ArtifactKeeper:
             raise LimitExceeded(
                 f"the artifacts of session {session_id!r} have {sum(sizes)} bytes, those announced "
                 f"included, and may have {self._config.session_bytes}; delete some"
+            )
+        if self._index.total_bytes + size_bytes > self._config.total_bytes:
+            raise Full(
+                f"the artifacts of this worker have {self._index.total_bytes} bytes and may have "
+                f"{self._config.total_bytes}; delete some, or raise ARTIFACT_STORE_BYTES",
+                reason="ARTIFACTS_FULL",
             )
 
     async def _record(
