@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "codegen_mcp.cli.run:run",
     "doctor": "codegen_mcp.cli.doctor:doctor",
     "sessions": "codegen_mcp.cli.sessions:sessions",
+    "checkpoints": "codegen_mcp.cli.checkpoints:checkpoints",
     "artifacts": "codegen_mcp.cli.artifacts:artifacts",
     "tools": "codegen_mcp.cli.tools:tools",
     "config": "codegen_mcp.cli.config:config",

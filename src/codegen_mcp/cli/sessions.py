@@ -1,27 +1,14 @@
-"""codegen-mcp sessions: look at and end the sessions of a running worker."""
+"""codegen-mcp sessions: look at, copy and end the sessions of a running worker."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import Coroutine
 from dataclasses import asdict
-from typing import Any, TypeVar
 
 import click
 
-T = TypeVar("T")
-
-
-def _ask(work: Coroutine[Any, Any, T]) -> T:
-    """Run one SDK call; its errors become one line and exit code 1."""
-    from codegen_mcp.client.errors import SandboxException
-
-    try:
-        return asyncio.run(work)
-    except SandboxException as error:
-        raise click.ClickException(str(error)) from None
+from codegen_mcp.cli.asking import ask, print_json, progress
 
 
 @click.group(invoke_without_command=True)
@@ -35,7 +22,7 @@ def sessions(ctx: click.Context, address: str | None, as_json: bool) -> None:
         return
     from codegen_mcp.client import AsyncSandbox
 
-    found = _ask(AsyncSandbox.list(address=address))
+    found = ask(AsyncSandbox.list(address=address))
     if as_json:
         click.echo(json.dumps([asdict(info) for info in found], indent=2))
         return
@@ -67,4 +54,27 @@ def kill(address: str | None, session_id: str) -> None:
         finally:
             await sandbox.close()
 
-    click.echo(f"ended {session_id}" if _ask(end()) else f"{session_id} was gone already")
+    click.echo(f"ended {session_id}" if ask(end()) else f"{session_id} was gone already")
+
+
+@sessions.command()
+@click.argument("session_id")
+@click.option("-n", "--count", type=click.IntRange(1, 64), default=1, help="How many copies.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def fork(address: str | None, session_id: str, count: int, as_json: bool) -> None:
+    """Copy a session that has no task under way; prints the ids of the copies."""
+
+    async def copy() -> list[str]:
+        from codegen_mcp.client.checkpoints import SessionCheckpoints
+        from codegen_mcp.client.connection import Connection
+
+        async with Connection(address) as connection:
+            return await SessionCheckpoints(connection, session_id).fork(count)
+
+    with progress("copying", quiet=as_json):
+        made = ask(copy())
+    if as_json:
+        print_json({"session_ids": made})
+    else:
+        click.echo("\n".join(made))

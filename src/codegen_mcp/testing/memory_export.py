@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo, parse_checkpoint_id
-from codegen_mcp.core.errors import Corrupt, WorkerError
+from codegen_mcp.core.errors import AlreadyExists, Corrupt, WorkerError
 from codegen_mcp.engine.checkpoints.metadata import decode_info, encode_info
 from codegen_mcp.testing.memory_workspace import Entry
 
@@ -30,7 +30,13 @@ DAMAGE = (
 
 
 def pack(info: CheckpointInfo, entries: Mapping[bytes, Entry], target: Path) -> int:
-    """Write them; returns the size of the file."""
+    """Write them to a new file; its size.
+
+    Raises:
+        AlreadyExists: There is a file of that name.
+    """
+    if target.exists():
+        raise AlreadyExists(f"{str(target)!r} is there already; name another file")
     listed = [
         [
             path.hex(),
