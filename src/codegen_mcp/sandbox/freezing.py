@@ -82,9 +82,10 @@ class Freezer:
         cgroup = self._cgroup
         if cgroup is not None and "freezer" in cgroup.controllers:
             self._by_cgroup = True
-            if cgroup.freeze(FREEZE_WITHIN_S):
-                return "cgroup"
-            self._by_cgroup = False
+            with suppress(OSError):  # the group may be removed meanwhile
+                if cgroup.freeze(FREEZE_WITHIN_S):
+                    return "cgroup"
+            self._release()
         if self._sweep():
             return "stopped"
         self._release()

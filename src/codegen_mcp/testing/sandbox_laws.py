@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from codegen_mcp.testing import sandbox_freeze_laws as freezes
 from codegen_mcp.testing import sandbox_life_laws as lives
 from codegen_mcp.testing import sandbox_run_laws as runs
 from codegen_mcp.testing.sandbox_rig import Rig
@@ -37,9 +38,9 @@ LAWS: Sequence[Law] = (
     lives.a_cancelled_boot_leaves_nothing,
     lives.nothing_accumulates,
     lives.usage_is_read_while_a_run_goes_on,
-    lives.what_is_frozen_stands_still_and_goes_on_afterwards,
-    lives.a_frozen_sandbox_can_be_closed,
-    lives.a_freeze_that_is_cancelled_is_undone,
-    lives.a_deadline_that_passes_in_the_freeze_ends_the_run_afterwards,
+    freezes.what_is_frozen_stands_still_and_goes_on_afterwards,
+    freezes.a_frozen_sandbox_can_be_closed,
+    freezes.a_freeze_that_is_cancelled_is_undone,
+    freezes.a_deadline_that_passes_in_the_freeze_ends_the_run_afterwards,
     lives.a_worker_that_is_root_never_runs_code_as_itself,
 )
