@@ -34,6 +34,7 @@ from codegen_mcp.server.convert import MAX_MESSAGE_BYTES
 from codegen_mcp.server.files_service import FilesService
 from codegen_mcp.server.hooks import NoServerHooks, ServerHooks
 from codegen_mcp.server.interceptors import EdgeInterceptor
+from codegen_mcp.server.revival import Revival
 from codegen_mcp.server.session_service import SessionService
 from codegen_mcp.server.task_service import TaskService
 
@@ -103,8 +104,10 @@ class WorkerServer:
         return self._server is not None and not self._admission.draining
 
     async def __aenter__(self) -> WorkerServer:
+        revival = Revival(self._checkpoints)
         server = aio.server(
-            interceptors=[EdgeInterceptor(self._admission, self._hooks)], options=OPTIONS
+            interceptors=[EdgeInterceptor(self._admission, self._hooks, revival)],
+            options=OPTIONS,
         )
         tools = frozenset(spec.name for spec in self._tasks.specs)
         session_management_pb2_grpc.add_SessionManagementServicer_to_server(
@@ -124,7 +127,7 @@ class WorkerServer:
             ArtifactService(self._artifacts), server
         )
         workspace_files_pb2_grpc.add_WorkspaceFilesServicer_to_server(
-            FilesService(self._sessions), server
+            FilesService(self._sessions, revival), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

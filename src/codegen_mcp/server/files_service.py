@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator
 
 from codegen_mcp._proto.codegen.v1 import workspace_files_pb2 as pb
 from codegen_mcp._proto.codegen.v1 import workspace_files_pb2_grpc
-from codegen_mcp.core.errors import InvalidRequest
+from codegen_mcp.core.errors import InvalidRequest, NotFound
 from codegen_mcp.core.limits import MIB
 from codegen_mcp.engine.base import Sessions
 from codegen_mcp.server.closing import closing
 from codegen_mcp.server.convert import MAX_CHUNK_BYTES, not_negative
 from codegen_mcp.server.interceptors import Context, bind_ids
 from codegen_mcp.server.parts import write_part
+from codegen_mcp.server.revival import Revival
+from codegen_mcp.tools.base import Workspace
 
 REFUSED_BYTES = 64 * MIB
 REFUSED_S = 1.0
@@ -25,8 +27,9 @@ REFUSED_S = 1.0
 class FilesService(workspace_files_pb2_grpc.WorkspaceFilesServicer):
     """Streams files in and out of workspaces."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, revival: Revival | None = None) -> None:
         self._sessions = sessions
+        self._revival = revival or Revival(None)
 
     async def Upload(
         self, request_iterator: AsyncIterator[pb.UploadChunk], context: Context
@@ -35,7 +38,7 @@ class FilesService(workspace_files_pb2_grpc.WorkspaceFilesServicer):
         try:
             header = await first_header(request_iterator)
             bind_ids(header)
-            workspace = self._sessions.workspace(header.session_id)
+            workspace = await self._workspace(header.session_id)
             size, sha256 = await workspace.write_chunks(
                 header.path,
                 checked_data(request_iterator),
@@ -48,6 +51,15 @@ class FilesService(workspace_files_pb2_grpc.WorkspaceFilesServicer):
         except Exception:
             await let_finish(request_iterator)
             raise
+
+    async def _workspace(self, session_id: str) -> Workspace:
+        """The files of a session; one that is gone is restored where it asked for that."""
+        try:
+            return self._sessions.workspace(session_id)
+        except NotFound:
+            if not await self._revival.restore(session_id):
+                raise
+            return self._sessions.workspace(session_id)
 
     async def Download(self, request: pb.DownloadRequest, context: Context) -> pb.DownloadChunk:  # type: ignore[override]  # the last message; others are written
         """Read one file as it was when it was opened."""

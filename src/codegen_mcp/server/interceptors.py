@@ -14,8 +14,10 @@ import structlog
 from grpc import aio
 from structlog.contextvars import bind_contextvars
 
+from codegen_mcp.core.errors import NotFound
 from codegen_mcp.server.admission import Admission
 from codegen_mcp.server.hooks import ServerHooks
+from codegen_mcp.server.revival import Revival
 from codegen_mcp.server.status import failure_of, trailers
 
 log = structlog.get_logger()
@@ -34,7 +36,10 @@ Next: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
 class EdgeInterceptor(aio.ServerInterceptor):
     """Wraps each handler once, whatever its arity; a call then pays a dictionary look-up."""
 
-    def __init__(self, admission: Admission, hooks: ServerHooks) -> None:
+    def __init__(
+        self, admission: Admission, hooks: ServerHooks, revival: Revival | None = None
+    ) -> None:
+        self._revival = revival or Revival(None)
         self._admission = admission
         self._hooks = hooks
         self._wrapped: dict[str, Handler] = {}
@@ -87,7 +92,14 @@ class EdgeInterceptor(aio.ServerInterceptor):
                 self._admission.enter(method)
                 entered = True
                 context.set_trailing_metadata(((REQUEST_ID, request_id),))
-                return await behaviour(request, context)
+                try:
+                    return await behaviour(request, context)
+                except NotFound as error:
+                    session_id = getattr(request, "session_id", "")
+                    again = self._revival.wanted(method, error)
+                    if not again or not await self._revival.restore(session_id):
+                        raise
+                    return await behaviour(request, context)
             except asyncio.CancelledError:
                 code = "CANCELLED"
                 raise

@@ -13,6 +13,7 @@ from codegen_mcp.server.convert import not_negative
 from codegen_mcp.server.convert_tools import tool_response
 from codegen_mcp.server.interceptors import Context
 from codegen_mcp.server.parts import write_part
+from codegen_mcp.server.revival import REVIVED, words
 from codegen_mcp.tools.run_output import RunResult
 
 
@@ -65,6 +66,11 @@ class TaskService(task_execution_pb2_grpc.TaskExecutionServicer):
     ) -> pb.TaskResponse:
         """Write all messages but the last, which is returned."""
         logs = convert.LogDecoder()
+        restored = REVIVED.get()
+        if restored is not None:
+            told = ProgressEvent(percent=0, stage="restored", message=words(restored))
+            update = convert.progress(told)
+            await write_part(context, pb.TaskResponse(task_id=task_id, progress=update))
         async with closing(
             self._tasks.events(
                 task_id, session_id, stdout_offset=stdout_offset, stderr_offset=stderr_offset

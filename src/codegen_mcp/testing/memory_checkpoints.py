@@ -124,6 +124,13 @@ class MemoryCheckpoints:
         self._epochs[session_id] = self._epochs.get(session_id, 1) + 1
         return await self._made(kept, session_id, lost=lost)
 
+    async def revive(self, session_id: str) -> Restored | None:
+        """Restore the newest of a session that is gone and asked for that."""
+        newest = self.last(session_id)
+        if not newest or not (await self.get(newest)).auto_restore:
+            return None
+        return await self.restore(newest, create_new_session=False)
+
     async def fork(self, session_id: str, count: int) -> Sequence[str]:
         """Copy a session."""
         return [view.session_id for view in await self._sessions.fork(session_id, count)]

@@ -47,6 +47,14 @@ class Checkpoints(Protocol):
             WrongState: In place, and tasks are under way. Full, LimitExceeded: No room.
         """
 
+    async def revive(self, session_id: str) -> Restored | None:
+        """Restore a session that is gone under its id, if it asked for that (``auto_restore``).
+
+        Returns None where there is nothing to restore, or it was not asked for.
+
+        Raises: as ``restore``.
+        """
+
     async def fork(self, session_id: str, count: int) -> Sequence[str]:
         """Copy a session ``count`` times (1 to 64); the new ids. All or none.
 
