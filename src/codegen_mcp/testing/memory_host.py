@@ -140,7 +140,7 @@ class MemoryCgroup:
     def kill(self) -> None:
         """There is nobody."""
 
-    def freeze(self) -> bool:
+    def freeze(self, within_s: float = 0.1) -> bool:
         """There is no freezer."""
         return False
 
