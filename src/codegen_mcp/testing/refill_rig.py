@@ -145,15 +145,15 @@ def stream(lines: bytes, archives: Mapping[int, bytes]) -> bytes:
 
 
 def run_program(
-    root: Path, data: bytes, *, python: str = sys.executable
+    root: Path, data: bytes, *, python: str = sys.executable, prefix: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the program on a volume, as an ordinary process without walls."""
     return subprocess.run(
-        [python, "-I", "-S", "-c", refill_program(), *program_arguments(root)],
+        [*prefix, python, "-I", "-S", "-c", refill_program(), *program_arguments(root)],
         input=data,
         capture_output=True,
         timeout=_TIMEOUT_S,
-        env={},
+        env={"PATH": os.defpath},
         check=False,
     )
 

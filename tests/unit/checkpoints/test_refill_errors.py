@@ -110,7 +110,7 @@ async def other(saved: Saved, data: bytes, inflated: int = 0) -> list[ArchiveSou
         lambda data: b"",
         lambda data: b"no gzip" + data,
         lambda data: data[:-8] + bytes([data[-8] ^ 1]) + data[-7:],
-        lambda data: gzip.compress(bytes(300 * MIB), 1),
+        lambda data: gzip.compress(bytes(64 * MIB), 1),
     ],
     ids=["cut", "half", "garbage", "member", "empty", "start", "checksum", "bomb"],
 )

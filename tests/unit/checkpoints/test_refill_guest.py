@@ -292,6 +292,7 @@ def sparse(*numbers: int, stored: int = 0, size: int = 4096) -> bytes:
 
 
 HOLES = replace(file(b"workspace/d/f", bytes(4096)), sparse=True)
+LONG = replace(F, size=0o777777777)
 SHA = hashlib.sha256(b"content").hexdigest()
 GOOD = (lines_of(D, F, L), tar_of(D, F, L))
 Case = Callable[[], tuple[bytes, bytes]]
@@ -302,7 +303,7 @@ HOSTILE: dict[str, tuple[bytes, bytes]] = {
     "wrong checksum": (lines_of(D, F), tar_of(D, F).replace(b"0000644", b"0000645")),
     "no number": (lines_of(D, F), patched(124, b"0000000000x\0")),
     "negative size": (lines_of(D, F), patched(124, b"\xff" * 12)),
-    "size above the end": (lines_of(D, F), patched(124, b"00777777777\0")),
+    "size above the end": (lines_of(D, LONG), patched(124, b"00777777777\0")),
     "huge size": (lines_of(D, F), patched(124, b"\x80" + b"\xff" * 11)),
     "other size": (lines_of(D, replace(F, size=6)), tar_of(D, F)),
     "other content": (lines_of(D, F), tar_of(D, F, content=b"CONTENT")),
@@ -349,7 +350,7 @@ HOSTILE: dict[str, tuple[bytes, bytes]] = {
     "manifest: empty part": (line("workspace//x", "d", 0o755, 0), GOOD[1]),
     "manifest: NUL": (line("workspace/a\0b", "d", 0o755, 0), GOOD[1]),
     "manifest: long part": (line("workspace/" + "x" * 256, "d", 0o755, 0), GOOD[1]),
-    "manifest: twice": (line("venv", "d", 0o755, 0), GOOD[1]),
+    "manifest: twice": (line("workspace", "d", 0o755, 0), GOOD[1]),
     "manifest: in no directory": (line("workspace/x/y", "d", 0o755, 0), GOOD[1]),
     "manifest: below a link": (lines_of(L, F), GOOD[1]),
     "manifest: device": (line("workspace/x", "c", 0o755, 0), GOOD[1]),
@@ -364,6 +365,62 @@ HOSTILE: dict[str, tuple[bytes, bytes]] = {
     "manifest: empty": (b"", GOOD[1]),
     "manifest: of another": (lines_of(D, F, L, number=2), GOOD[1]),
 }  # fmt: skip
+
+WORDS = {
+    "unknown type": "unknown type",
+    "a device": "unknown type",
+    "a pax header": "unknown type",
+    "wrong checksum": "checksum",
+    "no number": "no number",
+    "negative size": "no number",
+    "size above the end": "beyond the end",
+    "huge size": "size",
+    "other size": "another size",
+    "other content": "sha256",
+    "posix magic": "not GNU",
+    "absolute member": "absolute",
+    "member with ..": "'..'",
+    "member through a link": "not in the manifest",
+    "member not in the manifest": "not in the manifest",
+    "member twice": "twice",
+    "link for a file": "not what",
+    "file for a directory": "not what",
+    "other link target": "target",
+    "link with bytes": "has bytes",
+    "file missing": "no archive has",
+    "no end": "beyond the end",
+    "half an end": "half an end",
+    "half an end, and more": "after the end",
+    "bytes after the end": "after the end",
+    "long name twice": "long name",
+    "long name too long": "long name",
+    "long name before nothing": "GNU",
+    "map out of order": "in order",
+    "map that overlaps": "in order",
+    "map beyond the end": "in order",
+    "map for other data": "does not fit",
+    "sparse of another size": "another size",
+    "manifest: ..": "'..'",
+    "manifest: absolute": "absolute",
+    "manifest: other root": "neither",
+    "manifest: empty part": "empty",
+    "manifest: NUL": "NUL",
+    "manifest: long part": "too long",
+    "manifest: twice": "twice",
+    "manifest: in no directory": "no directory",
+    "manifest: below a link": "no directory",
+    "manifest: device": "unknown kind",
+    "manifest: mode": "out of range",
+    "manifest: time": "time",
+    "manifest: link to a link": "no file before",
+    "manifest: sha256": "sha256",
+    "manifest: source": "what the manifest",
+    "manifest: no UTF-8": "no text",
+    "manifest: nested": "JSON",
+    "manifest: no text": "JSON",
+    "manifest: empty": "cut off",
+    "manifest: of another": "not the one",
+}
 
 
 def test_the_harmless_form_of_the_hostile_cases_is_taken(target: Path) -> None:
@@ -381,7 +438,7 @@ def test_hostile_input_is_refused_and_touches_nothing_else(
     assert done.returncode == refill_guest.CORRUPT, done.stderr
     told = json.loads(done.stderr)
     assert done.stderr.count(b"\n") == 1
-    assert told["error"]
+    assert WORDS[case] in told["error"]
     assert "Traceback" not in told["error"]
     assert os.listdir(tmp_path) == ["volume"]
     assert sorted(os.listdir(target)) == ["venv", "workspace"]
@@ -395,13 +452,20 @@ def test_input_that_is_cut_off_is_refused(target: Path, part: float) -> None:
     assert json.loads(done.stderr)["error"]
 
 
+def test_bytes_after_the_last_archive_are_refused(target: Path) -> None:
+    done = run_program(target, stream(GOOD[0], {1: GOOD[1]}) + bytes(512))
+    assert done.returncode == refill_guest.CORRUPT
+    assert b"after the last archive" in done.stderr
+
+
 def test_a_deep_tree_needs_few_descriptors_and_no_recursion(target: Path) -> None:
     depth = 1500
     paths = [b"workspace" + b"/d" * number for number in range(1, depth)]
     entries = [directory(path, 0o500) for path in paths]
     entries += [file(paths[-1] + b"/f", b"content"), fifo(paths[-1] + b"/p")]
     entries.append(hardlink(paths[700] + b"/h", paths[-1] + b"/f"))
-    done = run_program(target, stream(lines_of(*entries), {1: tar_of(*ROOTS, *entries)}))
+    data = stream(lines_of(*entries), {1: tar_of(*ROOTS, *entries)})
+    done = run_program(target, data, prefix=["prlimit", "--nofile=200"])
     assert (done.returncode, done.stderr) == (0, b"")
     check_volume(target, [*ROOTS, *entries])
     assert stat.S_IMODE(os.stat(target / "workspace/d").st_mode) == 0o500
