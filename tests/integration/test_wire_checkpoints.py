@@ -180,6 +180,7 @@ async def test_a_session_that_ended_comes_back_under_its_own_id(worker):
         )
         content = await read(wire, session_id, "a.txt")
     assert ended.destroyed
+    assert restored.checkpoint_metadata.trigger == "destroy"
     assert missing.code is grpc.StatusCode.NOT_FOUND
     assert restored.session_id == session_id
     assert content == b"kept"

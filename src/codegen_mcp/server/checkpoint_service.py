@@ -131,7 +131,7 @@ class CheckpointService(session_management_pb2_grpc.SessionManagementServicer):
             before = self._sessions.get(session_id)
             if not force:
                 refuse_busy(before)
-            info = await self.checkpoints.save(session_id, incremental=True)
+            info = await self.checkpoints.save(session_id, incremental=True, trigger="destroy")
             after = self._sessions.get(session_id)
             if force or (not after.active_tasks and after.recent_tasks == before.recent_tasks):
                 return info

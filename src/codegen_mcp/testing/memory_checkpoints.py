@@ -59,7 +59,12 @@ class MemoryCheckpoints:
         """Set it, and each save raises it."""
 
     async def save(
-        self, session_id: str, *, name: str = "", incremental: bool = False
+        self,
+        session_id: str,
+        *,
+        name: str = "",
+        incremental: bool = False,
+        trigger: str = "request",
     ) -> CheckpointInfo:
         """Copy the workspace."""
         view = self._sessions.get(session_id)
@@ -102,6 +107,7 @@ class MemoryCheckpoints:
             manifest_sha256=digest,
             storage_url=f"memory:///{checkpoint_id.key}.tar.gz",
             consistency="idle" if not view.active_tasks else "frozen",
+            trigger=trigger,
         )
         self._kept[checkpoint_id] = Kept(info, entries)
         return info

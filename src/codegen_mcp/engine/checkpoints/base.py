@@ -25,7 +25,12 @@ class Checkpoints(Protocol):
     """Saves, restores and branches the sessions of this worker."""
 
     async def save(
-        self, session_id: str, *, name: str = "", incremental: bool = False
+        self,
+        session_id: str,
+        *,
+        name: str = "",
+        incremental: bool = False,
+        trigger: str = "request",
     ) -> CheckpointInfo:
         """Save; returns when it is durable and was read back against its manifest.
 
