@@ -13,16 +13,15 @@ from codegen_mcp.core.errors import (
     AlreadyExists,
     Conflict,
     Corrupt,
-    Full,
     InvalidRequest,
     LimitExceeded,
     NotFound,
-    WrongState,
 )
-from codegen_mcp.engine.artifacts import facts
+from codegen_mcp.engine.artifacts import facts, refusals
 from codegen_mcp.engine.artifacts.base import ArtifactInfo, Links, UploadTicket
 from codegen_mcp.engine.artifacts.config import ArtifactConfig
 from codegen_mcp.engine.artifacts.index import ArtifactIndex
+from codegen_mcp.engine.artifacts.quota import Quota
 from codegen_mcp.engine.artifacts.record import Announced
 from codegen_mcp.engine.artifacts.shelf import Shelf
 from codegen_mcp.engine.artifacts.spool import Spool
@@ -61,6 +60,7 @@ class ArtifactKeeper:
         self._clock = clock
         self._index = ArtifactIndex()
         self._uploads: dict[str, Upload] = {}
+        self._quota = Quota(config, self._index, self._uploads)
         self._links: Links | None = None
         self.sweeper = Sweeper(
             self._shelf, self._spool, self._index, self._uploads, config=config, clock=clock
@@ -94,7 +94,7 @@ class ArtifactKeeper:
         content_type = facts.check_content_type(content_type)
         task_id = facts.check_task_label(task_id)
         await self.sweeper.ready()
-        self._check_quota(session_id, size_bytes)
+        self._quota.check(session_id, size_bytes)
         artifact_id = facts.new_artifact_id()
         expires_at_ms = self._clock.unix_ms() + self._config.link_s * 1000
         url = await self._shelf.store.upload_link(
@@ -132,7 +132,7 @@ class ArtifactKeeper:
         await self.sweeper.ready()
         upload = self._upload(artifact_id)
         if upload.announced.direct or self._clock.unix_ms() >= upload.announced.expires_at_ms:
-            raise _no_upload(artifact_id)
+            raise refusals.no_upload(artifact_id)
         if upload.lock.locked():
             raise Conflict(f"artifact {artifact_id!r} is being sent or recorded at this moment")
         async with upload.lock:
@@ -174,7 +174,7 @@ class ArtifactKeeper:
                     await self._record(upload, size_bytes, sha256, asked(upload.announced))
         info = self._index.find(artifact_id)
         if info is None:
-            raise _no_upload(artifact_id)
+            raise refusals.no_upload(artifact_id)
         for field, value in asked(info).items():
             if getattr(info, field) != value:
                 raise AlreadyExists(
@@ -206,7 +206,7 @@ class ArtifactKeeper:
             labels=facts.check_labels(labels),
         )
         await self.sweeper.ready()
-        self._check_quota(session_id, size_bytes)
+        self._quota.check(session_id, size_bytes)
         try:
             sha256 = await self._spool.write(info.artifact_id, data, size_bytes)
             info = dataclasses.replace(info, sha256=sha256)
@@ -277,49 +277,13 @@ class ArtifactKeeper:
             )
         upload = self._uploads.get(artifact_id)
         if upload is None:
-            raise _no_upload(artifact_id)
+            raise refusals.no_upload(artifact_id)
         return upload
 
     def _own_links(self) -> Links:
         if self._links is None:
-            raise WrongState(
-                "this worker serves no HTTP, and its store has no links of its own: set HTTP_PORT "
-                "to a free port, or use an S3 store",
-                reason="NO_LINKS",
-                metadata={"setting": "HTTP_PORT"},
-            )
+            raise refusals.no_links()
         return self._links
-
-    def _check_quota(self, session_id: str, size_bytes: int) -> None:
-        if size_bytes < 0:
-            raise InvalidRequest(f"size_bytes={size_bytes!r} is negative; send the exact size")
-        if size_bytes > self._config.max_bytes:
-            raise LimitExceeded(
-                f"an artifact may have {self._config.max_bytes} bytes, not {size_bytes}; split it, "
-                "or raise MAX_ARTIFACT_BYTES"
-            )
-        sizes = [info.size_bytes for info in self._index.of_session(session_id)]
-        sizes += [
-            upload.announced.size_bytes
-            for upload in self._uploads.values()
-            if upload.announced.session_id == session_id
-        ]
-        if len(sizes) >= self._config.session_count:
-            raise LimitExceeded(
-                f"session {session_id!r} has {len(sizes)} artifacts, those announced included, as "
-                "many as it may; delete some"
-            )
-        if sum(sizes) + size_bytes > self._config.session_bytes:
-            raise LimitExceeded(
-                f"the artifacts of session {session_id!r} have {sum(sizes)} bytes, those announced "
-                f"included, and may have {self._config.session_bytes}; delete some"
-            )
-        if self._index.total_bytes + size_bytes > self._config.total_bytes:
-            raise Full(
-                f"the artifacts of this worker have {self._index.total_bytes} bytes and may have "
-                f"{self._config.total_bytes}; delete some, or raise ARTIFACT_STORE_BYTES",
-                reason="ARTIFACTS_FULL",
-            )
 
     async def _record(
         self, upload: Upload, size_bytes: int, sha256: str, asked: Mapping[str, object]
@@ -337,16 +301,16 @@ class ArtifactKeeper:
             await self._fetch(announced)
         size = await self._spool.size(artifact_id)
         if size is None:
-            raise _nothing_sent(artifact_id)
+            raise refusals.nothing_sent(artifact_id)
         try:
             if size != size_bytes:
-                raise _differs(artifact_id)
+                raise refusals.differs(artifact_id)
             await self._store(info)
         except Corrupt:
             await self._spool.drop(artifact_id, announced=False)
             if announced.direct:
                 await self._shelf.drop_upload(session_id, artifact_id)
-            raise _differs(artifact_id) from None
+            raise refusals.differs(artifact_id) from None
         del self._uploads[artifact_id]
         await self._spool.drop(artifact_id)
         if announced.direct:
@@ -361,10 +325,10 @@ class ArtifactKeeper:
             ) as data:
                 await self._spool.write(artifact_id, data, announced.size_bytes)
         except NotFound:
-            raise _nothing_sent(artifact_id) from None
+            raise refusals.nothing_sent(artifact_id) from None
         except (LimitExceeded, InvalidRequest):
             await self._shelf.drop_upload(session_id, artifact_id)
-            raise _differs(artifact_id) from None
+            raise refusals.differs(artifact_id) from None
 
     async def _store(self, info: ArtifactInfo) -> ArtifactInfo:
         path = self._spool.path(info.artifact_id)
@@ -380,26 +344,3 @@ class ArtifactKeeper:
         info = await self._shelf.put_info(info)
         self._index.add(info)
         return info
-
-
-def _no_upload(artifact_id: str) -> NotFound:
-    return NotFound(
-        f"there is no upload {artifact_id[:80]!r}, or its time is over; ask for a link with "
-        "GetUploadURL",
-        reason="ARTIFACT_NOT_FOUND",
-    )
-
-
-def _nothing_sent(artifact_id: str) -> WrongState:
-    return WrongState(
-        f"nothing was uploaded for artifact {artifact_id!r} yet; PUT its bytes to its link first",
-        reason="NOTHING_UPLOADED",
-    )
-
-
-def _differs(artifact_id: str) -> Corrupt:
-    return Corrupt(
-        f"the bytes uploaded for artifact {artifact_id!r} do not have the length and sha256 that "
-        "were to be recorded; nothing was recorded, upload it again",
-        reason="UPLOAD_MISMATCH",
-    )
