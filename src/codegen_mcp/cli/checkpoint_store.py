@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,7 @@ import click
 from codegen_mcp.cli.asking import ask, print_json, printable, progress, size
 from codegen_mcp.cli.options import make_settings
 from codegen_mcp.core.checkpoint import CheckpointInfo
-from codegen_mcp.engine.checkpoints.base import Checkpoints, Verified
+from codegen_mcp.engine.checkpoints.base import Verified
 from codegen_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,8 +21,22 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 
-OpenStore = Callable[[Settings], AbstractAsyncContextManager[Checkpoints]]
-"""Opens the checkpoints of a store; save, restore and fork are not asked of them."""
+
+class CheckpointStore(Protocol):
+    """The part of ``engine.checkpoints.base.Checkpoints`` that needs no sessions."""
+
+    async def list(self, session_id: str = "") -> Sequence[CheckpointInfo]:
+        """See there; likewise below."""
+
+    def verify(self, session_id: str = "") -> AsyncIterator[Verified]: ...  # noqa: D102
+
+    async def export(self, checkpoint_id: str, target: Path) -> int: ...  # noqa: D102
+
+    async def import_(self, source: Path) -> CheckpointInfo: ...  # noqa: D102
+
+
+OpenStore = Callable[[Settings], AbstractAsyncContextManager[CheckpointStore]]
+"""Opens the store that the settings name."""
 
 
 class HasStore(Protocol):
@@ -31,7 +45,7 @@ class HasStore(Protocol):
     open_store: OpenStore
 
 
-def open_store(settings: Settings) -> AbstractAsyncContextManager[Checkpoints]:
+def open_store(settings: Settings) -> AbstractAsyncContextManager[CheckpointStore]:
     """Open the store that the settings name."""
     from codegen_mcp import bootstrap
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from codegen_mcp._proto.codegen.v1 import common_pb2
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
 from codegen_mcp.core.checkpoint import CheckpointInfo, Restored, parse_checkpoint_id
 from codegen_mcp.core.errors import InvalidRequest, NotFound
-from codegen_mcp.core.limits import KIB
-from codegen_mcp.core.session import Durability
+from codegen_mcp.core.limits import KIB, ResourceLimits
 from codegen_mcp.engine.base import SessionView
 from codegen_mcp.server.convert import MAX_PAYLOAD_BYTES, not_negative
 from codegen_mcp.server.convert_sessions import (
@@ -22,6 +22,10 @@ from codegen_mcp.server.convert_sessions import (
 from codegen_mcp.server.status import cut
 
 MAX_MODIFIED = 1000
+MAX_CHAIN = 64
+"""Of the ids that are shown; chains are far shorter."""
+MAX_FACT_BYTES = 1 * KIB
+MAX_WHOLE = 2**63 - 1
 MAX_NAMES_BYTES = 512 * KIB
 """Of installed_packages, and of modified_files: hostile code chooses both."""
 MAX_VARIABLES_BYTES = 1024 * KIB
@@ -30,40 +34,42 @@ a store may be anything."""
 
 
 def metadata(info: CheckpointInfo) -> pb.CheckpointMetadata:
-    """Return the facts of a checkpoint; at most 2.2 MiB."""
+    """Return the facts of a checkpoint; at most 2.2 MiB, whatever lay in the store."""
     own = info.checkpoint_id
     env, session_metadata = bounded_maps(info.env, info.metadata)
     return pb.CheckpointMetadata(
         session_id=own.session_id,
-        workspace_id=plain(info.workspace_id),
-        created_at_ms=info.created_at_ms,
+        workspace_id=short(info.workspace_id),
+        created_at_ms=whole(info.created_at_ms),
         env_vars=env,
         installed_packages=bounded(info.installed_packages),
         modified_files=bounded(info.modified_files[:MAX_MODIFIED]),
-        checksum_sha256=info.sha256,
+        checksum_sha256=short(info.sha256),
         checkpoint_id=str(own),
-        checkpoint_name=info.name,
+        checkpoint_name=short(info.name),
         parent_checkpoint_id=parent_id(info),
-        chain_checkpoint_ids=[str(replace(own, number=number)) for number in info.chain],
-        interpreter=plain(info.interpreter),
-        limits=limits_message(info.limits),
-        size_bytes=info.size_bytes,
-        total_bytes=info.total_bytes,
-        entry_count=info.entries,
-        modified_count=info.modified_count,
+        chain_checkpoint_ids=[
+            str(replace(own, number=number)) for number in info.chain[-MAX_CHAIN:]
+        ],
+        interpreter=short(info.interpreter),
+        limits=limits(info.limits),
+        size_bytes=whole(info.size_bytes),
+        total_bytes=whole(info.total_bytes),
+        entry_count=whole(info.entries),
+        modified_count=whole(info.modified_count),
         freeze_ms=info.freeze_ms,
-        consistency=info.consistency,
-        trigger=info.trigger,
-        storage_url=plain(info.storage_url),
+        consistency=short(info.consistency),
+        trigger=short(info.trigger),
+        storage_url=short(info.storage_url),
         session_metadata=session_metadata,
-        user_id=plain(info.user_id),
-        durability=DURABILITIES[Durability(info.durability)],
+        user_id=short(info.user_id),
+        durability=durability_of(info),
         auto_restore=info.auto_restore,
         idle_timeout_seconds=info.idle_timeout_s,
-        last_sequence=info.last_sequence,
-        manifest_sha256=info.manifest_sha256,
-        journal_sha256=info.journal_sha256,
-        inflated_bytes=info.inflated_bytes,
+        last_sequence=whole(info.last_sequence),
+        manifest_sha256=short(info.manifest_sha256),
+        journal_sha256=short(info.journal_sha256),
+        inflated_bytes=whole(info.inflated_bytes),
     )
 
 
@@ -71,8 +77,8 @@ def taken(info: CheckpointInfo) -> pb.CheckpointResponse:
     """Answer of CheckpointSession."""
     return pb.CheckpointResponse(
         checkpoint_id=str(info.checkpoint_id),
-        size_bytes=info.size_bytes,
-        storage_url=plain(info.storage_url),
+        size_bytes=whole(info.size_bytes),
+        storage_url=short(info.storage_url),
         metadata=metadata(info),
     )
 
@@ -81,9 +87,9 @@ def listed(info: CheckpointInfo) -> pb.CheckpointInfo:
     """Return a checkpoint as lists have it."""
     return pb.CheckpointInfo(
         checkpoint_id=str(info.checkpoint_id),
-        checkpoint_name=info.name,
+        checkpoint_name=short(info.name),
         parent_checkpoint_id=parent_id(info),
-        size_bytes=info.size_bytes,
+        size_bytes=whole(info.size_bytes),
         metadata=metadata(info),
     )
 
@@ -125,7 +131,7 @@ def page(
         room -= message.ByteSize() + 16
         if count == size or (count and room < 0):
             last = rest[count - 1]
-            answer.next_page_token = f"{last.created_at_ms}.{last.checkpoint_id}"
+            answer.next_page_token = f"{whole(last.created_at_ms)}.{last.checkpoint_id}"
             break
         answer.checkpoints.append(message)
     return answer
@@ -134,7 +140,7 @@ def page(
 def position(info: CheckpointInfo) -> tuple[int, str, int, int]:
     """Order of listing, oldest first."""
     own = info.checkpoint_id
-    return info.created_at_ms, own.session_id, own.epoch, own.number
+    return whole(info.created_at_ms), own.session_id, own.epoch, own.number
 
 
 def position_in(token: str) -> tuple[int, str, int, int] | None:
@@ -153,6 +159,30 @@ def position_in(token: str) -> tuple[int, str, int, int] | None:
             f"page_token {token[:80]!r} is not one that this worker gave"
         ) from None
     return start[0], own.session_id, own.epoch, own.number
+
+
+def limits(value: ResourceLimits) -> common_pb2.ResourceLimits | None:
+    """Show the limits; None where they are numbers that the wire cannot hold."""
+    try:
+        return limits_message(value)
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
+def durability_of(info: CheckpointInfo) -> common_pb2.Durability.ValueType:
+    """Name it; UNSPECIFIED for one of a later version."""
+    known = [number for ours, number in DURABILITIES.items() if ours == info.durability]
+    return known[0] if known else common_pb2.DURABILITY_UNSPECIFIED
+
+
+def whole(value: int) -> int:
+    """Return a number that an int64 holds."""
+    return min(value, MAX_WHOLE)
+
+
+def short(text: str) -> str:
+    """Return a short fact as text of the wire."""
+    return cut(text, MAX_FACT_BYTES)
 
 
 def parent_id(info: CheckpointInfo) -> str:

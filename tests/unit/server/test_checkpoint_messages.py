@@ -94,6 +94,30 @@ def test_whatever_code_leaves_behind_the_message_stays_below_the_limit(letter):
     assert 0 < len(answer.metadata.modified_files) <= 1000
 
 
+def test_facts_that_no_worker_writes_are_shown_as_far_as_the_wire_goes():
+    odd = dataclasses.replace(
+        FACTS,
+        created_at_ms=10**30,
+        size_bytes=10**30,
+        name="x" * 10**6,
+        interpreter="\udcff" * 10**6,
+        durability="of a later version",
+        chain=range(1, 10**6),
+        freeze_ms=float("inf"),
+        limits=ResourceLimits(pids=10**12, timeout_s=float("nan")),
+    )
+    plain = dataclasses.replace(FACTS, checkpoint_id=CheckpointId(SESSION, 2, 9))
+    first = convert.page([odd, plain], pb.ListCheckpointsRequest(page_size=1), 500)
+    rest = convert.page(
+        [odd, plain], pb.ListCheckpointsRequest(page_token=first.next_page_token), 500
+    )
+    (shown,) = first.checkpoints
+    assert shown.ByteSize() < 64 * 1024
+    assert shown.metadata.size_bytes == 2**63 - 1
+    assert shown.metadata.durability == common_pb2.DURABILITY_UNSPECIFIED
+    assert [item.checkpoint_id for item in rest.checkpoints] == [f"{SESSION}.2.9"]
+
+
 def test_short_names_are_cut_at_a_thousand():
     info = dataclasses.replace(FACTS, modified_files=[str(n) for n in range(1200)])
     assert convert.metadata(info).modified_files == [str(n) for n in range(1000)]
