@@ -77,6 +77,23 @@ def test_hello_runs_without_a_worker():
 
 
 @pytest.mark.network
+def test_a_session_is_saved_restored_and_forked():
+    with worker_process(POOL_SIZE="1", LOG_LEVEL="warn") as worker:
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / "save_and_branch.py"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "CODEGEN_MCP_ADDRESS": worker.address},
+        )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith("in full")
+    assert lines[1] == "back to: weights 1.0"
+    assert lines[2].startswith("lost: everything that was done after the checkpoint of ")
+    assert lines[3:] == ["plus A", "plus B", "the first is as it was: weights 1.0"]
+
+
 def test_a_csv_is_analysed_with_live_output_and_true_results(address, tmp_path):
     example = Example(address, "analyse_csv.py", str(tmp_path))
     assert example.exit_code == 0, example.text

@@ -6,12 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_ten_line_example_prints_what_it_says(shared_worker):
+@pytest.mark.parametrize(
+    ("name", "printed", "words"),
+    [
+        ("readme", "total 12\n0 exit\n", "It prints `total 12` and `0 exit`"),
+        ("checkpoints", "good good\n", "It prints `good good`"),
+    ],
+)
+def test_the_examples_print_what_it_says(shared_worker, name, printed, words):
     text = (ROOT / "README.md").read_text()
-    example = re.search(r"<!-- example: readme -->\n```python\n(.*?)```", text, re.S)
+    example = re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```", text, re.S)
     assert example is not None
     done = subprocess.run(
         [sys.executable, "-c", example[1]],
@@ -21,8 +30,8 @@ def test_the_ten_line_example_prints_what_it_says(shared_worker):
         env={**os.environ, "CODEGEN_MCP_ADDRESS": shared_worker},
     )
     assert done.stderr == ""
-    assert done.stdout == "total 12\n0 exit\n"
-    assert "It prints `total 12` and `0 exit`" in text
+    assert done.stdout == printed
+    assert words in text
 
 
 def test_every_link_between_documents_leads_to_a_file():
