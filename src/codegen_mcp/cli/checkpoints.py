@@ -86,7 +86,8 @@ def show(reach: Reach, checkpoint_id: str, as_json: bool) -> None:
     for path in info.modified_files:
         click.echo(f"  {printable(path)}")
     if info.modified_count > len(info.modified_files):
-        click.echo(f"  and {info.modified_count - len(info.modified_files)} more")
+        more = info.modified_count - len(info.modified_files)
+        click.echo(f"  and {more} that are not named (packages, or more than are listed)")
 
 
 def facts(info: CheckpointInfo) -> dict[str, str]:
