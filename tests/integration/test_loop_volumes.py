@@ -18,14 +18,19 @@ from codegen_mcp.core.errors import Corrupt, Full
 from codegen_mcp.core.limits import KIB, MIB
 from codegen_mcp.sandbox import loop_device
 from codegen_mcp.sandbox.base import HostIdentity
+from codegen_mcp.sandbox.loop_device import devices_below
+from codegen_mcp.sandbox.mounts import read_mounts
 from codegen_mcp.sandbox.volumes import loop
 from codegen_mcp.sandbox.volumes.image import ImageTemplates, find_tool, image_bytes
+from codegen_mcp.sandbox.volumes.image_clone import clone_image
+from codegen_mcp.sandbox.volumes.layout import ROOT
 from codegen_mcp.sandbox.volumes.loop import IMAGE, LoopDriver
 from codegen_mcp.sandbox.volumes.space import VolumeConfig, free_on
 from codegen_mcp.testing.kernel_objects import kernel_objects, nothing_left
 from codegen_mcp.testing.small_host import fill, small_host
 
 IDENTITY = HostIdentity(uid=200_001, gid=200_001)
+OTHER = HostIdentity(uid=200_002, gid=200_002)
 SIZE = 16 * MIB
 
 
@@ -304,3 +309,117 @@ async def test_two_workers_never_get_the_same_device(driver: LoopDriver, home: P
     finally:
         for volume in volumes:
             await volume.detach()
+
+
+async def test_a_clone_is_reserved_in_full_and_copies_only_what_was_written(
+    driver: LoopDriver, home: Path, slot: Path
+) -> None:
+    volume = await driver.create(slot, 256 * MIB, IDENTITY)
+    (volume.root / "workspace" / "data").write_bytes(os.urandom(MIB))
+    (slot / IMAGE).read_bytes()  # what is only reserved is in the page cache now, as zeros
+    clone_slot = home / "clone"
+    clone_slot.mkdir()
+    clone = await driver.clone(volume, clone_slot, 256 * MIB, OTHER)
+    try:
+        image = (clone_slot / IMAGE).stat()
+        assert image.st_size == image_bytes(256 * MIB)
+        assert image.st_blocks * 512 >= image.st_size
+    finally:
+        await clone.detach()
+        await volume.detach()
+    assert written_bytes(clone_slot / IMAGE) < 8 * MIB
+
+
+async def test_a_clone_soon_does_direct_io_and_obeys_barriers(
+    driver: LoopDriver, home: Path, slot: Path
+) -> None:
+    volume = await driver.create(slot, SIZE, IDENTITY)
+    clone_slot = home / "clone"
+    clone_slot.mkdir()
+    clone = await driver.clone(volume, clone_slot, SIZE, OTHER)
+    clone_slot.rename(home / "renamed")
+    clone.moved(home / "renamed")
+    try:
+        devices = {path.parent.name: number for number, path in devices_below(home)}
+        kept, made = (
+            Path(f"/sys/block/loop{devices[name]}/loop/dio") for name in ("slot", "renamed")
+        )
+        async with asyncio.timeout(10):
+            while made.read_text() != kept.read_text() or "nobarrier" in options(clone.root):
+                await asyncio.sleep(0.01)
+        assert options(clone.root) == options(volume.root)
+    finally:
+        await clone.detach()
+        await volume.detach()
+
+
+def options(root: Path) -> frozenset[str]:
+    (entry,) = [entry for entry in read_mounts() if entry.mount_point == root.resolve()]
+    return entry.options | entry.super_options
+
+
+async def test_a_clone_where_disk_is_overcommitted_is_independent_too(
+    driver: LoopDriver, home: Path, slot: Path
+) -> None:
+    lavish = LoopDriver(VolumeConfig(state_directory=home, reserve_bytes=0, overcommit=True))
+    volume = await lavish.create(slot, SIZE, IDENTITY)
+    (volume.root / "workspace" / "data").write_bytes(b"before" * 100_000)
+    clone_slot = home / "clone"
+    clone_slot.mkdir()
+    clone = await lavish.clone(volume, clone_slot, SIZE, OTHER)
+    try:
+        (volume.root / "workspace" / "data").write_bytes(b"parent" * 100_000)
+        os.sync()
+        assert (clone.root / "workspace" / "data").read_bytes() == b"before" * 100_000
+        image = (clone_slot / IMAGE).stat()
+        assert image.st_blocks * 512 < image.st_size
+    finally:
+        await clone.detach()
+        await volume.detach()
+    assert check_image(clone_slot / IMAGE) == ""
+
+
+async def test_a_volume_that_is_written_to_all_the_time_is_cloned_name_by_name(
+    driver: LoopDriver, home: Path, slot: Path
+) -> None:
+    volume = await driver.create(slot, SIZE, IDENTITY)
+    (volume.root / "workspace" / "data").write_bytes(b"kept" * 10_000)
+    stop = threading.Event()
+
+    def scribble() -> None:
+        flags = os.O_TMPFILE | os.O_RDWR
+        descriptor = os.open(volume.root / "workspace", flags)
+        while not stop.is_set():
+            os.pwrite(descriptor, os.urandom(4096), 0)
+            os.fsync(descriptor)
+        os.close(descriptor)
+
+    scribbler = threading.Thread(target=scribble)
+    scribbler.start()
+    clone_slot = home / "clone"
+    clone_slot.mkdir()
+    try:
+        assert not await asyncio.to_thread(clone_by_image, slot, home / "copy.img")
+        clone = await driver.clone(volume, clone_slot, SIZE, OTHER)
+    finally:
+        stop.set()
+        scribbler.join()
+    assert clone_by_image(slot, home / "copy.img")
+    try:
+        assert os.listdir(clone.root / "workspace") == ["data"]
+        assert (clone.root / "workspace" / "data").read_bytes() == b"kept" * 10_000
+        assert (clone.root / "workspace" / "data").stat().st_uid == OTHER.uid
+    finally:
+        await clone.detach()
+        await volume.detach()
+
+
+def clone_by_image(slot: Path, target: Path) -> bool:
+    root = os.open(slot / ROOT, os.O_RDONLY)
+    copy = os.open(target, os.O_CREAT | os.O_RDWR)
+    try:
+        os.ftruncate(copy, (slot / IMAGE).stat().st_size)
+        return clone_image(root, slot / IMAGE, copy, shared=False, stop=threading.Event())
+    finally:
+        os.close(copy)
+        os.close(root)

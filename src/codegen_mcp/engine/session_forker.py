@@ -30,7 +30,8 @@ from codegen_mcp.engine.warm_pool import WarmPool
 log = structlog.get_logger()
 
 MAX_COUNT = 64
-COPIES_AT_ONCE = 4
+COPIES_AT_ONCE = 2
+"""Each has a thread of those that all sessions share."""
 
 
 def check_count(count: int) -> int:

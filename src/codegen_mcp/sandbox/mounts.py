@@ -15,6 +15,7 @@ from pathlib import Path
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
+MS_REMOUNT = 0x20
 MS_NOATIME = 0x400
 MS_REC = 0x4000
 MS_SLAVE = 0x80000

@@ -60,6 +60,7 @@ class LoopVolume:
         self._size_bytes = size_bytes
         self._attached = True
         self._detaching = asyncio.Lock()
+        self._mounting = asyncio.Lock()
         self._settling: asyncio.Task[None] | None = None
         self._last = VolumeUsage(used_bytes=0, size_bytes=size_bytes, full=False)
 
@@ -95,17 +96,28 @@ class LoopVolume:
         return self._size_bytes
 
     def settle(self, device: int) -> None:
-        """Let the open device go over to direct I/O in the background; ``detach`` waits for it."""
-        work = to_end(lambda: _use_direct_io(device))
+        """Write an unsettled image out in the background; ``detach`` waits for that.
+
+        Takes over the open device, which then does direct I/O and obeys write barriers.
+        """
+        work = self._settle(device)
         self._settling = asyncio.get_running_loop().create_task(work, name="volume-settle")
+
+    async def _settle(self, device: int) -> None:
+        await to_end(lambda: _use_direct_io(device))
+        async with self._mounting:
+            if self._attached:
+                root = os.open(self._root, os.O_PATH | os.O_CLOEXEC)
+                await to_end(lambda: _use_barriers(root))
 
     async def detach(self) -> None:
         """Unmount; the device goes with its last user."""
         async with self._detaching:
-            if self._attached:
-                self.usage()
-                self._attached = False
-                await to_end(lambda: _unmount(self.root))
+            async with self._mounting:
+                if self._attached:
+                    self.usage()
+                    self._attached = False
+                    await to_end(lambda: _unmount(self.root))
             if self._settling is not None:
                 await asyncio.wait([self._settling])
 
@@ -218,18 +230,18 @@ class LoopDriver:
                         directory / IMAGE, os.stat(image).st_size, reserve=not overcommit
                     )
                     target = stack.enter_context(new)
-                if not clone_image(root, image, target, shared=overcommit, stop=stop):
+                if overcommit:
+                    device = _fill_shared(root, image, target, directory / IMAGE, stop)
+                else:
+                    device = _fill_reserved(root, image, directory / IMAGE, stop)
+                if device < 0:
                     os.unlink(directory / IMAGE)
                     return -1
         finally:
             os.close(root)
         try:
             (directory / ROOT).mkdir(mode=0o711)
-            device = _mount_open(directory)
-        except BaseException:
-            _discard(directory)
-            raise
-        try:
+            _mount_unsettled(device, directory / ROOT)
             check(directory / ROOT)
             give(directory / ROOT, identity)
         except BaseException:
@@ -272,14 +284,38 @@ def _mount(directory: Path) -> None:
         mounts.mount(str(device), directory / ROOT, "ext4", _FLAGS, _DATA)
 
 
-def _mount_open(directory: Path) -> int:
-    """Mount a new image whose pages are still dirty; return the device, open.
+def _fill_reserved(root: int, source: Path, image: Path, stop: threading.Event) -> int:
+    """Copy into a new image; return its device, open, or -1 as ``clone_image``.
 
-    Direct I/O from the start would wait until all of them are on disk.
+    Through the device: attaching it afterwards would wait until all of the copy is on disk. Past
+    its cache, for whoever looks at a new device (udev) may have read blocks before they came.
     """
-    with attached(directory / IMAGE, direct=False) as device:
-        mounts.mount(str(device), directory / ROOT, "ext4", _FLAGS, _DATA)
+    with attached(image, direct=False) as device:
+        target = os.open(device, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        try:
+            if not clone_image(root, source, target, shared=False, stop=stop):
+                return -1
+        finally:
+            os.close(target)
         return os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _fill_shared(root: int, source: Path, target: int, image: Path, stop: threading.Event) -> int:
+    """Share the blocks of the source with a new image, which is ``target``."""
+    if not clone_image(root, source, target, shared=True, stop=stop):
+        return -1
+    with attached(image, direct=False) as device:
+        return os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _mount_unsettled(device: int, root: Path) -> None:
+    """Mount an image that is not on disk yet.
+
+    Direct I/O and write barriers (ext4(5)) would wait for that, so ``LoopVolume.settle`` turns
+    them on: until then a crash of the host may take the volume.
+    """
+    path = os.readlink(f"/proc/self/fd/{device}")
+    mounts.mount(path, root, "ext4", _FLAGS, f"{_DATA},barrier=0")
 
 
 def _use_direct_io(device: int) -> None:
@@ -288,6 +324,14 @@ def _use_direct_io(device: int) -> None:
             use_direct_io(device)
     finally:
         os.close(device)
+
+
+def _use_barriers(root: int) -> None:
+    try:
+        target = Path(f"/proc/self/fd/{root}")  # whatever its name is by now
+        mounts.mount("none", target, "ext4", mounts.MS_REMOUNT | _FLAGS, f"{_DATA},barrier=1")
+    finally:
+        os.close(root)
 
 
 def _copy_files(
