@@ -7,6 +7,16 @@ them, ``serve`` adds signals and words for people.
 from codegen_mcp.bootstrap.engine import Engine, open_engine
 from codegen_mcp.bootstrap.host import Host, open_host
 from codegen_mcp.bootstrap.serve import serve
+from codegen_mcp.bootstrap.store import open_checkpoint_store
 from codegen_mcp.bootstrap.worker import Worker, open_worker
 
-__all__ = ["Engine", "Host", "Worker", "open_engine", "open_host", "open_worker", "serve"]
+__all__ = [
+    "Engine",
+    "Host",
+    "Worker",
+    "open_checkpoint_store",
+    "open_engine",
+    "open_host",
+    "open_worker",
+    "serve",
+]

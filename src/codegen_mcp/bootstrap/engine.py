@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from codegen_mcp.bootstrap.host import Host, open_host
+from codegen_mcp.bootstrap.store import store_address
 from codegen_mcp.core.clock import SystemClock
 from codegen_mcp.engine.artifacts.collector import FileCollector
 from codegen_mcp.engine.artifacts.config import ArtifactConfig
@@ -92,8 +93,7 @@ async def open_engine(
         )
         installers = {name: language.installer for name, language in host.languages.items()}
         async with AsyncExitStack() as stack:
-            address = settings.checkpoint_dir or str(host.state.root / "store")
-            store = await stack.enter_async_context(open_store(address))
+            store = await stack.enter_async_context(open_store(store_address(settings)))
             kept = artifact_config(settings)
             artifacts = ArtifactKeeper(
                 store,

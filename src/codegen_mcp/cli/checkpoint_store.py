@@ -47,12 +47,9 @@ class HasStore(Protocol):
 
 def open_store(settings: Settings) -> AbstractAsyncContextManager[CheckpointStore]:
     """Open the store that the settings name."""
-    from codegen_mcp import bootstrap
+    from codegen_mcp.bootstrap import open_checkpoint_store
 
-    opener: OpenStore | None = getattr(bootstrap, "open_checkpoint_store", None)
-    if opener is None:
-        raise click.ClickException("this version cannot open a store without a worker")
-    return opener(settings)
+    return open_checkpoint_store(settings)
 
 
 def store_options(command: F) -> F:

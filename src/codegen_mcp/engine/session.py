@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from codegen_mcp.core.errors import Draining, Full, NotFound, SandboxUnavailable, Unavailable
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
-from codegen_mcp.core.session import Durability, SessionState, check_transition
+from codegen_mcp.core.session import SessionState, check_transition
 from codegen_mcp.engine.activity import Activity, Cancel
 from codegen_mcp.engine.base import SessionView
 from codegen_mcp.engine.pause import Pause, Stillness, checkpoint_under_way
@@ -24,10 +23,12 @@ from codegen_mcp.engine.record_keeper import RecordKeeper
 from codegen_mcp.engine.run_line import Line, RunSlot
 from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.session_services import SessionServices
+from codegen_mcp.engine.session_view import make_view
 from codegen_mcp.engine.slot import Slot
 from codegen_mcp.engine.tracked_workspace import TrackedWorkspace
+from codegen_mcp.engine.uninterrupted import first_of
 from codegen_mcp.engine.usage_meter import UsageMeter
-from codegen_mcp.sandbox.base import WORKSPACE, HostIdentity, Sandbox
+from codegen_mcp.sandbox.base import HostIdentity, Sandbox
 
 log = structlog.get_logger()
 
@@ -293,30 +294,15 @@ class Session:
 
     def view(self, *, max_age_s: float = 0.0) -> SessionView:
         """Describe it as it is now; counters may be as old as ``max_age_s``."""
-        state = self.state
-        record = self._keeper.record
-        return SessionView(
-            session_id=record.session_id,
-            workspace_id=record.workspace_id,
-            user_id=record.user_id,
-            workspace_path=WORKSPACE,
-            state=state,
-            created_at_ms=record.created_at_ms,
+        return make_view(
+            self._keeper.record,
+            state=self.state,
             last_activity_ms=self._activity.last_ms,
             active_tasks=self._activity.active,
             usage=self._meter.read(self._slot, max_age_s=max_age_s),
-            metadata=dict(record.metadata),
             recent_tasks=tuple(self._recent),
-            limits=record.limits,
             isolation=self._services.isolation,
-            incarnation=record.incarnation,
-            language=record.interpreter,
             note=self._note,
-            auto_restore=record.auto_restore,
-            durability=Durability(record.durability),
-            checkpoint_interval_s=record.checkpoint_interval_s,
-            restored_from=record.restored_from,
-            lost=record.lost,
         )
 
     @property
@@ -368,20 +354,20 @@ class Session:
         """
         self.close_door()
         if self._activity.busy and not hurry.is_set():
-            await _first(self._activity.still(), hurry.wait(), timeout_s=grace_s)
+            await first_of(self._activity.still(), hurry.wait(), timeout_s=grace_s)
         self._line.close(not_found(self.session_id))
         self._activity.cancel_all(reason)
         if self._booting is not None:
             self._booting.cancel()
             await asyncio.wait([self._booting])
         if self._activity.active:
-            await _first(self._activity.quiet(), timeout_s=CANCEL_WAIT_S)
+            await first_of(self._activity.quiet(), timeout_s=CANCEL_WAIT_S)
         if self._slot.sandbox is not None:
             await self._slot.sandbox.aclose()
             self._slot.sandbox = None
         if self._activity.active:
             # A task that ignored the cancel has lost its sandbox now and must end by that.
-            await _first(self._activity.quiet(), timeout_s=CANCEL_WAIT_S)
+            await first_of(self._activity.quiet(), timeout_s=CANCEL_WAIT_S)
         self._raw_workspace.close()
 
     def _move(self, to: SessionState) -> None:
@@ -421,14 +407,3 @@ class Session:
                 self._move(SessionState.BUSY)
         finally:
             self._booting = None
-
-
-async def _first(*waits: Coroutine[Any, Any, Any], timeout_s: float) -> None:
-    """Return when the first is done or the time is over; the others are cancelled."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

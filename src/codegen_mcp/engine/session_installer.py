@@ -15,6 +15,7 @@ from codegen_mcp.engine.durable import exchange, write_file
 from codegen_mcp.engine.pause import busy
 from codegen_mcp.engine.ports import OpensWorkspaces, TaskRecords
 from codegen_mcp.engine.session import Session
+from codegen_mcp.engine.session_maker import SessionMaker, SessionRequest
 from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.session_services import SessionServices
 from codegen_mcp.engine.slot import Slot
@@ -48,6 +49,7 @@ class SessionInstaller:
         self,
         *,
         state: StateDirectory,
+        maker: SessionMaker,
         sessions: dict[str, Session],
         services: SessionServices,
         open_workspace: OpensWorkspaces,
@@ -56,11 +58,48 @@ class SessionInstaller:
     ) -> None:
         """Wire it up; ``sessions`` is shared with the pool."""
         self._state = state
+        self._maker = maker
         self._sessions = sessions
         self._services = services
         self._open_workspace = open_workspace
         self._records = records
         self._discard = discard
+
+    async def restore(self, plan: RestorePlan, request: SessionRequest) -> Session:
+        """Boot a slot, fill it, and install it; a failure leaves no trace.
+
+        Raises: as ``SessionMaker.slot``, ``plan.fill`` and ``install``.
+        """
+        slot = await self._maker.slot(request)
+        try:
+            await plan.fill(slot)
+        except BaseException:
+            self._discard(slot.directory, slot)
+            raise
+        living = self._sessions.get(plan.session_id)
+        now_ms = self._services.clock.unix_ms()
+        record = SessionRecord(
+            session_id=plan.session_id,
+            workspace_id=request.workspace_id,
+            user_id=request.user_id,
+            interpreter=request.interpreter.name,
+            limits=request.limits,
+            env=request.env,
+            metadata=request.metadata,
+            idle_timeout_s=request.idle_timeout_s,
+            created_at_ms=now_ms if living is None else living.record.created_at_ms,
+            last_activity_ms=now_ms,
+            incarnation=1 if living is None else living.record.incarnation + 1,
+            identity=slot.identity,
+            durability=request.durability,
+            auto_restore=request.auto_restore,
+            checkpoint_interval_s=request.checkpoint_interval_s,
+            restored_from=plan.restored_from,
+            lost=plan.lost,
+        )
+        session = await self.install(slot, record, plan.journal)
+        log.info("session.restored", session_id=plan.session_id, checkpoint=plan.restored_from)
+        return session
 
     async def install(self, slot: Slot, record: SessionRecord, journal: bytes) -> Session:
         """Make the slot the session of its record; a living one of that id gives way.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 import structlog
@@ -15,6 +14,7 @@ from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.core.session import SessionConfig
 from codegen_mcp.engine.adoption import Adoption, adopt_sessions, clear_remains
 from codegen_mcp.engine.base import Capacity, SessionView
+from codegen_mcp.engine.expiry import Expiry
 from codegen_mcp.engine.hooks import EngineHooks, NoHooks
 from codegen_mcp.engine.host_memory import available_memory_bytes
 from codegen_mcp.engine.interpreter_catalog import InterpreterCatalog
@@ -25,12 +25,12 @@ from codegen_mcp.engine.ports import OpensWorkspaces, TaskRecords
 from codegen_mcp.engine.reaper import Reaper
 from codegen_mcp.engine.run_line import Line
 from codegen_mcp.engine.session import Session, not_found
-from codegen_mcp.engine.session_checks import check_idle_timeout, check_metadata
+from codegen_mcp.engine.session_checks import check_idle_timeout
+from codegen_mcp.engine.session_edits import change_idle_timeout, change_metadata
 from codegen_mcp.engine.session_ender import SessionEnder
 from codegen_mcp.engine.session_forker import SessionForker, check_count
 from codegen_mcp.engine.session_installer import RestorePlan, SessionInstaller
 from codegen_mcp.engine.session_maker import SessionMaker, check_request
-from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.session_services import SessionServices
 from codegen_mcp.engine.slot_factory import SlotFactory
 from codegen_mcp.engine.state_directory import StateDirectory
@@ -88,7 +88,6 @@ class SessionPool:
         self._records = records
         self._sessions: dict[str, Session] = {}
         self._creating = 0
-        self._expiring: set[str] = set()
         self._draining = False
         self._closed = False
         self._stack = AsyncExitStack()
@@ -133,6 +132,7 @@ class SessionPool:
         )
         self._installer = SessionInstaller(
             state=state,
+            maker=self._maker,
             sessions=self._sessions,
             services=self._services,
             open_workspace=open_workspace,
@@ -160,9 +160,11 @@ class SessionPool:
             boots=self._boots,
             end=lambda session: self._ender.begin(session, "asked").hurry.set(),
         )
+        self.expiry = Expiry(self._ender.begin, self._tasks)
+        """Whoever saves sessions before their end says so here."""
         self.reaper = Reaper(
             sessions=lambda: list(self._sessions.values()),
-            expire=self._expire,
+            expire=self.expiry.expire,
             persist=Session.save,
             clock=clock,
             max_age_s=config.max_age_s,
@@ -171,8 +173,6 @@ class SessionPool:
         """Sweeps by itself; tests may call ``sweep``."""
         self.adoption = Adoption()
         """What the start found."""
-        self.before_end: Callable[[Session, str], Awaitable[None]] | None = None
-        """Awaited before a session is ended for ``idle``, ``age`` or ``drain``; never raises."""
 
     async def __aenter__(self) -> SessionPool:
         """Adopt a dead worker's sessions, delete its remains, begin to boot ahead.
@@ -278,33 +278,7 @@ class SessionPool:
             raise busy(plan.session_id)
         self._creating += living is None
         try:
-            slot = await self._maker.slot(request)
-            try:
-                await plan.fill(slot)
-            except BaseException:
-                self._trash.put(slot.directory, slot)
-                raise
-            now_ms = self._services.clock.unix_ms()
-            record = SessionRecord(
-                session_id=plan.session_id,
-                workspace_id=request.workspace_id,
-                user_id=request.user_id,
-                interpreter=request.interpreter.name,
-                limits=request.limits,
-                env=request.env,
-                metadata=request.metadata,
-                idle_timeout_s=request.idle_timeout_s,
-                created_at_ms=now_ms if living is None else living.record.created_at_ms,
-                last_activity_ms=now_ms,
-                incarnation=1 if living is None else living.record.incarnation + 1,
-                identity=slot.identity,
-                durability=request.durability,
-                auto_restore=request.auto_restore,
-                checkpoint_interval_s=request.checkpoint_interval_s,
-                restored_from=plan.restored_from,
-                lost=plan.lost,
-            )
-            session = await self._installer.install(slot, record, plan.journal)
+            session = await self._installer.restore(plan, request)
         finally:
             self._creating -= living is None
             self._warm.nudge()
@@ -365,28 +339,12 @@ class SessionPool:
         self, session_id: str, metadata: Mapping[str, str], *, replace: bool
     ) -> Mapping[str, str]:
         """Merge or replace; on disk when answered."""
-        session = self.session(session_id)
-
-        def changed(record: SessionRecord) -> SessionRecord:
-            session.check_open()
-            whole = dict(metadata) if replace else {**record.metadata, **metadata}
-            return dataclasses.replace(record, metadata=check_metadata(whole))
-
-        session.touch()
-        await session.save(changed)
-        return session.metadata
+        return await change_metadata(self.session(session_id), metadata, replace=replace)
 
     async def set_idle_timeout(self, session_id: str, seconds: float) -> None:
         """Change after how long without use it is destroyed; on disk when answered."""
-        session = self.session(session_id)
         seconds = check_idle_timeout(seconds, self._config.max_idle_timeout_s)
-
-        def changed(record: SessionRecord) -> SessionRecord:
-            session.check_open()
-            return dataclasses.replace(record, idle_timeout_s=seconds)
-
-        session.touch()
-        await session.save(changed)
+        await change_idle_timeout(self.session(session_id), seconds)
 
     async def drain(self, grace_s: float | None = None) -> bool:
         """Take no new sessions and tasks; return when nothing runs, at most after the grace.
@@ -400,8 +358,7 @@ class SessionPool:
             async with asyncio.timeout(grace_s):
                 for session in list(self._sessions.values()):
                     await session.quiet()
-                    if self.before_end is not None and not session.ending:
-                        await self.before_end(session, "drain")
+                    await self.expiry.save(session, "drain")
         except TimeoutError:
             return False
         return True
@@ -454,30 +411,6 @@ class SessionPool:
 
     def _room(self) -> int:
         return self._config.max_sessions - len(self._sessions) - self._creating
-
-    def _expire(self, session: Session, reason: str) -> None:
-        if self.before_end is None:
-            self._end_now(session, reason)
-        elif session.session_id not in self._expiring:
-            self._expiring.add(session.session_id)
-            self._tasks.spawn(self._expire_after(session, reason, self.before_end), "session-save")
-
-    async def _expire_after(
-        self, session: Session, reason: str, first: Callable[[Session, str], Awaitable[None]]
-    ) -> None:
-        used_ms = session.record.last_activity_ms
-        try:
-            await first(session, reason)
-            # One that was used meanwhile lives on.
-            if not session.ending and session.record.last_activity_ms == used_ms:
-                self._end_now(session, reason)
-        finally:
-            self._expiring.discard(session.session_id)
-
-    def _end_now(self, session: Session, reason: str) -> None:
-        ending = self._ender.begin(session, reason)
-        if reason == "idle":
-            ending.hurry.set()
 
     async def _boot_adopted(self) -> None:
         for session in list(self._sessions.values()):

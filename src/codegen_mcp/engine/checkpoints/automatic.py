@@ -46,7 +46,7 @@ class AutoSaver:
 
     async def __aenter__(self) -> AutoSaver:
         """Begin to look."""
-        self._sessions.before_end = self.before_end
+        self._sessions.expiry.before_end = self.before_end
         self._tasks.spawn(self._run(), "auto-save")
         return self
 
@@ -57,7 +57,7 @@ class AutoSaver:
         trace: TracebackType | None,
     ) -> None:
         """Stop looking, and what is under way."""
-        self._sessions.before_end = None
+        self._sessions.expiry.before_end = None
         await self._tasks.aclose()
 
     def wanted(self, session: TaskSession, spec: ToolSpec) -> bool:

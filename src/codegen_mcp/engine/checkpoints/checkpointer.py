@@ -23,7 +23,6 @@ from codegen_mcp.core.errors import (
     Corrupt,
     NotFound,
     StoreUnavailable,
-    WorkerError,
 )
 from codegen_mcp.core.ids import new_session_id
 from codegen_mcp.core.session import Durability, SessionConfig
@@ -31,8 +30,8 @@ from codegen_mcp.engine.checkpoints.base import Verified
 from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, INFO, Catalog, Shelf
 from codegen_mcp.engine.checkpoints.disk_errors import disk_errors
 from codegen_mcp.engine.checkpoints.journal import unpack
-from codegen_mcp.engine.checkpoints.portable import export_checkpoint, import_checkpoint
-from codegen_mcp.engine.checkpoints.publisher import Publisher, verify_stored
+from codegen_mcp.engine.checkpoints.library import Library
+from codegen_mcp.engine.checkpoints.publisher import Publisher
 from codegen_mcp.engine.checkpoints.recent import RecentManifests
 from codegen_mcp.engine.checkpoints.restorer import Restorer
 from codegen_mcp.engine.checkpoints.retention import Retention
@@ -89,6 +88,7 @@ class Checkpointer:
         self._publisher = Publisher(self._catalog, self._tasks, keeps=config.remote)
         self._restorer = Restorer(self._catalog, self._spool, copies=config.remote)
         self._retention = Retention(self._catalog, keep=config.keep)
+        self._library = Library(self._catalog, self._spool)
         self._locks = SessionLocks()
         self._manifests = RecentManifests()
         self._last: dict[str, str] = {}
@@ -181,17 +181,7 @@ class Checkpointer:
 
     async def list(self, session_id: str = "") -> Sequence[CheckpointInfo]:
         """Newest first; damaged metadata is left out, and said in the log."""
-        found: list[CheckpointInfo] = []
-        for shelf in (await self._catalog.shelves(session_id)).values():
-            for checkpoint_id in shelf.visible:
-                try:
-                    found.append(await self._catalog.info(checkpoint_id))
-                except NotFound:
-                    continue  # deleted meanwhile
-                except Corrupt as error:
-                    log.error("checkpoint.damaged", error=error.message)
-        found.sort(key=lambda one: (one.created_at_ms, str(one.checkpoint_id)), reverse=True)
-        return found
+        return await self._library.list(session_id)
 
     async def get(self, checkpoint_id: str) -> CheckpointInfo:
         """Look at one."""
@@ -208,21 +198,17 @@ class Checkpointer:
                 self._last[asked.session_id] = str(newest.checkpoint_id) if newest else ""
             await self._retention.sweep(asked.session_id)
 
-    async def verify(self, session_id: str = "") -> AsyncIterator[Verified]:
-        """Read every byte of every checkpoint again, hidden ones that are needed too."""
-        for shelf in (await self._catalog.shelves(session_id)).values():
-            for checkpoint_id in shelf.complete:
-                yield await self._verify(checkpoint_id)
+    def verify(self, session_id: str = "") -> AsyncIterator[Verified]:
+        """Read every byte of every checkpoint again."""
+        return self._library.verify(session_id)
 
     async def export(self, checkpoint_id: str, target: Path) -> int:
         """Write one self-contained file; its bytes."""
-        info = await self.get(checkpoint_id)
-        return await export_checkpoint(self._catalog, info, target)
+        return await self._library.export(checkpoint_id, target)
 
     async def import_(self, source: Path) -> CheckpointInfo:
         """Take in an exported file."""
-        with disk_errors():
-            return await import_checkpoint(self._catalog, self._spool, source)
+        return await self._library.import_(source)
 
     def last(self, session_id: str) -> str:
         """Id of the newest checkpoint of a session; empty when there is none."""
@@ -282,25 +268,6 @@ class Checkpointer:
     async def _newest(self, session_id: str) -> CheckpointInfo | None:
         visible = (await self._catalog.shelf(session_id)).visible
         return await self._catalog.info(visible[-1]) if visible else None
-
-    async def _verify(self, checkpoint_id: CheckpointId) -> Verified:
-        read = 0
-        try:
-            info = await self._catalog.info(checkpoint_id, hidden=True)
-            manifest, _ = await self._catalog.manifest(info)
-            journal = await self._catalog.journal(info)
-            if journal:
-                unpack(journal)
-            read = await verify_stored(self._catalog, info, manifest)
-            for number in info.chain:
-                await self._catalog.info(replace(checkpoint_id, number=number), hidden=True)
-        except StoreUnavailable:
-            raise
-        except WorkerError as error:
-            return Verified(
-                checkpoint_id=checkpoint_id, ok=False, problem=error.message, bytes_read=read
-            )
-        return Verified(checkpoint_id=checkpoint_id, ok=True, bytes_read=read)
 
     async def _take_stock(self) -> None:
         """See what there is, and clear away what a dead worker left half-written."""

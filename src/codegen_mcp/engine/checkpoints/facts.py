@@ -26,11 +26,11 @@ def changed_paths(before: Sequence[Entry], now: Sequence[Entry]) -> tuple[list[b
     return changed, list(old)
 
 
-def shown_paths(paths: Sequence[bytes]) -> tuple[str, ...]:
-    """Paths of the workspace for people, without its name; at most SHOWN."""
+def shown_paths(paths: Sequence[bytes]) -> tuple[tuple[str, ...], int]:
+    """(paths of the workspace for people, without its name, at most SHOWN; how many there are)."""
     prefix = b"workspace/"
     mine = [path[len(prefix) :] for path in paths if path.startswith(prefix)]
-    return tuple(path.decode("utf-8", "backslashreplace") for path in mine[:SHOWN])
+    return tuple(path.decode("utf-8", "backslashreplace") for path in mine[:SHOWN]), len(mine)
 
 
 def installed_packages(entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -199,12 +199,12 @@ class _Taking:
         journal_data, last_sequence = finished_only(self._journal)
         if journal_data:
             draft.journal.write_bytes(journal_data)
-        shown = shown_paths([*modified, *removed])
+        shown, count = shown_paths([*modified, *removed])
         info = replace(
             info,
             installed_packages=installed_packages(captured.entries),
             modified_files=shown,
-            modified_count=len(modified) + len(removed),
+            modified_count=count,
             entries=len(captured.entries),
             total_bytes=sum(e.size for e in captured.entries if e.kind is EntryKind.FILE),
             size_bytes=summary.size,
