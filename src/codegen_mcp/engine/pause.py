@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from codegen_mcp.core.errors import WrongState
+from codegen_mcp.core.errors import NotFound, WrongState
 from codegen_mcp.engine.file_gate import FileGate
 from codegen_mcp.engine.run_line import Line
 from codegen_mcp.sandbox.base import Sandbox
@@ -94,4 +94,13 @@ def checkpoint_under_way(session_id: str) -> WrongState:
     return WrongState(
         f"a checkpoint of session {session_id!r} is being made; wait for its end",
         reason="CHECKPOINT_UNDER_WAY",
+    )
+
+
+def not_found(session_id: str) -> NotFound:
+    """Return the one answer for a session that never was, and for one that is gone."""
+    return NotFound(
+        f"there is no session {session_id[:80]!r} on this worker; create one, or list those that "
+        "there are",
+        reason="SESSION_NOT_FOUND",
     )

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import structlog
 
-from codegen_mcp.core.errors import Draining, Full, NotFound, SandboxUnavailable, Unavailable
+from codegen_mcp.core.errors import Draining, Full, SandboxUnavailable, Unavailable
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.core.session import SessionState, check_transition
 from codegen_mcp.engine.activity import Activity, Cancel
 from codegen_mcp.engine.base import SessionView
-from codegen_mcp.engine.pause import Pause, Stillness, checkpoint_under_way
+from codegen_mcp.engine.pause import Pause, Stillness, checkpoint_under_way, not_found
 from codegen_mcp.engine.ports import OpenWorkspace
 from codegen_mcp.engine.record_keeper import RecordKeeper
 from codegen_mcp.engine.run_line import Line, RunSlot
@@ -38,15 +38,6 @@ CANCEL_WAIT_S = 5.0
 LOST = "the sandbox ended by itself; files are kept and the next use gets a new one"
 REBOOTED = "the sandbox ended by itself and was replaced; files were kept"
 ADOPTED = "adopted from a worker that ended; files were kept, processes were not"
-
-
-def not_found(session_id: str) -> NotFound:
-    """Return the one answer for a session that never was, and for one that is gone."""
-    return NotFound(
-        f"there is no session {session_id[:80]!r} on this worker; create one, or list those that "
-        "there are",
-        reason="SESSION_NOT_FOUND",
-    )
 
 
 class Session:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import structlog
 
 from codegen_mcp.core.clock import Clock, SystemClock
-from codegen_mcp.core.errors import Draining, Full, WorkerError
+from codegen_mcp.core.errors import WorkerError
 from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.core.session import SessionConfig
 from codegen_mcp.engine.adoption import Adoption, adopt_sessions, clear_remains
@@ -19,12 +19,13 @@ from codegen_mcp.engine.hooks import EngineHooks, NoHooks
 from codegen_mcp.engine.host_memory import available_memory_bytes
 from codegen_mcp.engine.interpreter_catalog import InterpreterCatalog
 from codegen_mcp.engine.owned_tasks import OwnedTasks
-from codegen_mcp.engine.pause import busy
+from codegen_mcp.engine.pause import busy, not_found
 from codegen_mcp.engine.pool_config import SessionPoolConfig
 from codegen_mcp.engine.ports import OpensWorkspaces, TaskRecords
 from codegen_mcp.engine.reaper import Reaper
 from codegen_mcp.engine.run_line import Line
-from codegen_mcp.engine.session import Session, not_found
+from codegen_mcp.engine.session import Session
+from codegen_mcp.engine.session_admission import SessionAdmission, draining
 from codegen_mcp.engine.session_checks import check_idle_timeout
 from codegen_mcp.engine.session_edits import change_idle_timeout, change_metadata
 from codegen_mcp.engine.session_ender import SessionEnder
@@ -44,7 +45,6 @@ LIST_MAX_AGE_S = 1.0
 """Counters in a list of many sessions may be this old."""
 CLOSE_WAIT_S = 20.0
 """How long a stopping worker waits for unmounts and deletions; the next start does the rest."""
-RETRY_AFTER_S = 2.0
 
 
 class SessionPool:
@@ -87,8 +87,9 @@ class SessionPool:
         self._hooks = hooks or NoHooks()
         self._records = records
         self._sessions: dict[str, Session] = {}
-        self._creating = 0
-        self._draining = False
+        self._admission = SessionAdmission(
+            config.max_sessions, self._sessions, lambda: self._warm.nudge()
+        )
         self._closed = False
         self._stack = AsyncExitStack()
         self._tasks = OwnedTasks()
@@ -112,7 +113,7 @@ class SessionPool:
             make=factory.make,
             new_directory=state.new_slot,
             discard=self._trash.put,
-            room=self._room,
+            room=lambda: self._admission.room,
             busy=lambda: self._boots.running > 0 or self._forker.working,
             free_disk=factory.free_bytes,
             clock=clock,
@@ -209,7 +210,7 @@ class SessionPool:
     @property
     def draining(self) -> bool:
         """Whether new sessions and tasks are refused."""
-        return self._draining
+        return self._admission.draining
 
     @property
     def default_limits(self) -> ResourceLimits:
@@ -230,33 +231,23 @@ class SessionPool:
         """Make a session."""
         try:
             request = check_request(config, self._config, self._catalog)
-            self._admit()
-            self._creating += 1
-            try:
+            with self._admission.making():
                 session = await self._maker.make(request)
                 self._sessions[session.session_id] = session
-            finally:
-                self._creating -= 1
-                self._warm.nudge()
         except WorkerError as error:
             self._hooks.session_refused(reason=error.reason)
             raise
         if self._closed:
             await self.destroy(session.session_id, force=True)
-            raise _draining()
+            raise draining()
         return session.view()
 
     async def fork(self, session_id: str, count: int) -> Sequence[SessionView]:
         """Copy a session (``SessionForker.fork``)."""
         try:
             parent = self.session(session_id)
-            self._admit(check_count(count))
-            self._creating += count
-            try:
+            with self._admission.making(check_count(count)):
                 made = await self._forker.fork(parent, count)
-            finally:
-                self._creating -= count
-                self._warm.nudge()
         except WorkerError as error:
             self._hooks.session_refused(reason=error.reason)
             raise
@@ -272,18 +263,10 @@ class SessionPool:
         """
         request = check_request(plan.config, self._config, self._catalog)
         living = self._sessions.get(plan.session_id)
-        if living is None:
-            self._admit()
-        elif living.active_tasks or living.ending:
+        if living is not None and (living.active_tasks or living.ending):
             raise busy(plan.session_id)
-        self._creating += living is None
-        try:
-            session = await self._installer.restore(plan, request)
-        finally:
-            self._creating -= living is None
-            self._warm.nudge()
-        log.info("session.restored", session_id=plan.session_id, checkpoint=plan.restored_from)
-        return session.view()
+        with self._admission.making(living is None):
+            return (await self._installer.restore(plan, request)).view()
 
     async def destroy(self, session_id: str, *, force: bool) -> None:
         """End a session. Further calls join the first; force hurries a gentle one."""
@@ -351,7 +334,7 @@ class SessionPool:
 
         Returns whether everything ended by itself.
         """
-        self._draining = True
+        self._admission.draining = True
         self._warm.stop()
         grace_s = self._config.grace_s if grace_s is None else grace_s
         try:
@@ -375,7 +358,7 @@ class SessionPool:
         """
         if self._closed:
             return
-        self._closed = self._draining = True
+        self._closed = self._admission.draining = True
         keep = self._config.keep_sessions if keep is None else keep
         await self.reaper.__aexit__(None, None, None)
         await self._warm.__aexit__(None, None, None)
@@ -398,20 +381,6 @@ class SessionPool:
             log.warning("trash.left", pending=self._trash.pending)
         await self._stack.aclose()
 
-    def _admit(self, count: int = 1) -> None:
-        if self._draining:
-            raise _draining()
-        if self._room() < count:
-            raise Full(
-                f"all {self._config.max_sessions} sessions of this worker are taken; destroy one, "
-                "wait for one to end, or raise MAX_SESSIONS",
-                retry_after_s=RETRY_AFTER_S,
-                metadata={"max_sessions": str(self._config.max_sessions)},
-            )
-
-    def _room(self) -> int:
-        return self._config.max_sessions - len(self._sessions) - self._creating
-
     async def _boot_adopted(self) -> None:
         for session in list(self._sessions.values()):
             if session.record.incarnation > 1 and not session.ending:
@@ -426,7 +395,3 @@ class SessionPool:
                 finally:
                     place.leave()
                     self._warm.nudge()
-
-
-def _draining() -> Draining:
-    return Draining("the worker is shutting down and takes no new sessions; use another one")

@@ -18,8 +18,9 @@ from codegen_mcp.engine.artifacts.left_files import LeftFiles
 from codegen_mcp.engine.base import TaskEvent, TaskSubmission
 from codegen_mcp.engine.hooks import EngineHooks, NoHooks
 from codegen_mcp.engine.owned_tasks import OwnedTasks
+from codegen_mcp.engine.pause import not_found
 from codegen_mcp.engine.run_line import Line
-from codegen_mcp.engine.session import Session, not_found
+from codegen_mcp.engine.session import Session
 from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.session_services import SessionServices
 from codegen_mcp.engine.slot import Slot
