@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from codegen_mcp.sandbox.loop_device import attached
 from codegen_mcp.sandbox.volumes.file_copy import (
     PIECE,
     Range,
@@ -61,6 +62,30 @@ def clone_image(
         if before == written(root):
             return True
     return False
+
+
+def fill_reserved(root: int, source: Path, image: Path, stop: threading.Event) -> int:
+    """Copy into a new image; return its device, open, or -1 as ``clone_image``.
+
+    Through the device: attaching it afterwards would wait until all of the copy is on disk. Past
+    its cache, for whoever looks at a new device (udev) may have read blocks before they came.
+    """
+    with attached(image, direct=False) as device:
+        target = os.open(device, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        try:
+            if not clone_image(root, source, target, shared=False, stop=stop):
+                return -1
+        finally:
+            os.close(target)
+        return os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def fill_shared(root: int, source: Path, target: int, image: Path, stop: threading.Event) -> int:
+    """Share the blocks of the source with a new image, which is ``target``."""
+    if not clone_image(root, source, target, shared=True, stop=stop):
+        return -1
+    with attached(image, direct=False) as device:
+        return os.open(device, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def can_clone(root: Path) -> bool:

@@ -13,20 +13,25 @@ import errno
 import os
 import tempfile
 import threading
-import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from codegen_mcp.core.errors import Corrupt, Full
 from codegen_mcp.core.limits import MIB
-from codegen_mcp.sandbox import mounts
 from codegen_mcp.sandbox.base import Enforcement, HostIdentity
-from codegen_mcp.sandbox.loop_device import attached, use_direct_io
+from codegen_mcp.sandbox.loop_device import attached
 from codegen_mcp.sandbox.volumes import image as images
 from codegen_mcp.sandbox.volumes.attributes import no_copy_on_write
 from codegen_mcp.sandbox.volumes.base import Volume, VolumeUsage
-from codegen_mcp.sandbox.volumes.image_clone import can_clone, clone_image
+from codegen_mcp.sandbox.volumes.image_clone import can_clone, fill_reserved, fill_shared
 from codegen_mcp.sandbox.volumes.layout import PARTS, ROOT, check, give, populate
+from codegen_mcp.sandbox.volumes.loop_mount import (
+    mount,
+    mount_unsettled,
+    unmount,
+    use_barriers,
+    write_out,
+)
 from codegen_mcp.sandbox.volumes.space import (
     VolumeConfig,
     admit,
@@ -40,14 +45,8 @@ from codegen_mcp.sandbox.volumes.tree_copy import copy_tree
 IMAGE = "volume.img"
 FULL_BELOW = 512 * 1024
 """ext4 refuses a write when less than this is left: it keeps some blocks for its own trees."""
-UNMOUNT_WITHIN_S = 2.0
 ADOPT_WAIT_S = 30.0
 """The kernel unmounts what a killed worker had one after the other, each with all its writes."""
-_FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOATIME
-_DATA = "noinit_itable,errors=remount-ro,nodelalloc"
-"""The image is zeros where nothing was written: clearing inode tables would only occupy disk.
-Without delayed allocation a full disk is told by the write itself, and a rename over a file, which
-must not lose the old one in a crash, has nothing to flush (ext4(5), auto_da_alloc)."""
 _DAMAGED = frozenset({errno.EUCLEAN, errno.EINVAL, errno.EIO, errno.EBADMSG})
 
 
@@ -104,11 +103,11 @@ class LoopVolume:
         self._settling = asyncio.get_running_loop().create_task(work, name="volume-settle")
 
     async def _settle(self, device: int) -> None:
-        await to_end(lambda: _use_direct_io(device))
+        await to_end(lambda: write_out(device))
         async with self._mounting:
             if self._attached:
                 root = os.open(self._root, os.O_PATH | os.O_CLOEXEC)
-                await to_end(lambda: _use_barriers(root))
+                await to_end(lambda: use_barriers(root))
 
     async def detach(self) -> None:
         """Unmount; the device goes with its last user."""
@@ -117,9 +116,9 @@ class LoopVolume:
                 if self._attached:
                     self.usage()
                     self._attached = False
-                    await to_end(lambda: _unmount(self.root))
+                    await to_end(lambda: unmount(self.root))
             if self._settling is not None:
-                await asyncio.wait([self._settling])
+                await asyncio.gather(self._settling, return_exceptions=True)
 
 
 class LoopDriver:
@@ -185,7 +184,7 @@ class LoopDriver:
     async def adopt(self, directory: Path, identity: HostIdentity | None) -> LoopVolume:
         """Mount what a dead worker left; the journal is replayed, e2fsck runs only on damage."""
         size_bytes = await to_end(
-            lambda: _adopt(directory), undo=lambda _: _unmount(directory / ROOT)
+            lambda: _adopt(directory), undo=lambda _: unmount(directory / ROOT)
         )
         return LoopVolume(directory, size_bytes, self._config)
 
@@ -203,7 +202,8 @@ class LoopDriver:
                 images.copy_image(template, directory / IMAGE, reserve=reserve)
         try:
             (directory / ROOT).mkdir(mode=0o711)
-            _mount(directory)
+            with attached(directory / IMAGE) as device:
+                mount(device, directory / ROOT)
             populate(directory / ROOT, identity)
         except BaseException:
             _discard(directory)
@@ -231,9 +231,9 @@ class LoopDriver:
                     )
                     target = stack.enter_context(new)
                 if overcommit:
-                    device = _fill_shared(root, image, target, directory / IMAGE, stop)
+                    device = fill_shared(root, image, target, directory / IMAGE, stop)
                 else:
-                    device = _fill_reserved(root, image, directory / IMAGE, stop)
+                    device = fill_reserved(root, image, directory / IMAGE, stop)
                 if device < 0:
                     os.unlink(directory / IMAGE)
                     return -1
@@ -241,7 +241,7 @@ class LoopDriver:
             os.close(root)
         try:
             (directory / ROOT).mkdir(mode=0o711)
-            _mount_unsettled(device, directory / ROOT)
+            mount_unsettled(device, directory / ROOT)
             check(directory / ROOT)
             give(directory / ROOT, identity)
         except BaseException:
@@ -279,61 +279,6 @@ def _write_through(path: Path) -> None:
         os.close(descriptor)
 
 
-def _mount(directory: Path) -> None:
-    with attached(directory / IMAGE) as device:
-        mounts.mount(str(device), directory / ROOT, "ext4", _FLAGS, _DATA)
-
-
-def _fill_reserved(root: int, source: Path, image: Path, stop: threading.Event) -> int:
-    """Copy into a new image; return its device, open, or -1 as ``clone_image``.
-
-    Through the device: attaching it afterwards would wait until all of the copy is on disk. Past
-    its cache, for whoever looks at a new device (udev) may have read blocks before they came.
-    """
-    with attached(image, direct=False) as device:
-        target = os.open(device, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
-        try:
-            if not clone_image(root, source, target, shared=False, stop=stop):
-                return -1
-        finally:
-            os.close(target)
-        return os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _fill_shared(root: int, source: Path, target: int, image: Path, stop: threading.Event) -> int:
-    """Share the blocks of the source with a new image, which is ``target``."""
-    if not clone_image(root, source, target, shared=True, stop=stop):
-        return -1
-    with attached(image, direct=False) as device:
-        return os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _mount_unsettled(device: int, root: Path) -> None:
-    """Mount an image that is not on disk yet.
-
-    Direct I/O and write barriers (ext4(5)) would wait for that, so ``LoopVolume.settle`` turns
-    them on: until then a crash of the host may take the volume.
-    """
-    path = os.readlink(f"/proc/self/fd/{device}")
-    mounts.mount(path, root, "ext4", _FLAGS, f"{_DATA},barrier=0")
-
-
-def _use_direct_io(device: int) -> None:
-    try:
-        with suppress(OSError):  # it goes on without
-            use_direct_io(device)
-    finally:
-        os.close(device)
-
-
-def _use_barriers(root: int) -> None:
-    try:
-        target = Path(f"/proc/self/fd/{root}")  # whatever its name is by now
-        mounts.mount("none", target, "ext4", mounts.MS_REMOUNT | _FLAGS, f"{_DATA},barrier=1")
-    finally:
-        os.close(root)
-
-
 def _copy_files(
     source: Path, directory: Path, identity: HostIdentity | None, stop: threading.Event
 ) -> None:
@@ -354,11 +299,11 @@ def _adopt(directory: Path) -> int:
             if images.has_errors(image) and not images.repair(device):
                 raise Corrupt(f"{str(image)!r} is damaged beyond automatic repair")
             try:
-                mounts.mount(str(device), root, "ext4", _FLAGS, _DATA)
+                mount(device, root)
             except OSError as error:
                 if error.errno not in _DAMAGED or not images.repair(device):
                     raise
-                mounts.mount(str(device), root, "ext4", _FLAGS, _DATA)
+                mount(device, root)
     except BlockingIOError as error:
         raise Corrupt(f"{str(image)!r} is still attached to a loop device") from error
     except OSError as error:
@@ -366,35 +311,16 @@ def _adopt(directory: Path) -> int:
     try:
         check(root)
     except BaseException:
-        _unmount(root)
+        unmount(root)
         raise
     return size_bytes
-
-
-def _unmount(root: Path) -> None:
-    """Unmount; what is still busy after a while goes with its last user."""
-    deadline = time.monotonic() + UNMOUNT_WITHIN_S
-    while True:
-        try:
-            mounts.unmount(root)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.ENOENT):
-                return
-            if error.errno != errno.EBUSY:
-                raise
-            if time.monotonic() >= deadline:
-                mounts.unmount(root, mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)
-                return
-            time.sleep(0.005)
-        else:
-            return
 
 
 def _discard(directory: Path, device: int = -1) -> None:
     """Take down a volume that nobody will use, and close its device."""
     if device >= 0:
         os.close(device)
-    _unmount(directory / ROOT)
+    unmount(directory / ROOT)
     with suppress(FileNotFoundError):
         (directory / ROOT).rmdir()
     with suppress(FileNotFoundError):
