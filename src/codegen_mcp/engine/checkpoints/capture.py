@@ -133,6 +133,8 @@ class Capture:
         touched = changes.paths | self._table.paths_of(changes.inodes) | self._unsteady
         self._unsteady = set()
         looked = self._table.refresh(self._root_fd, touched, changes.trees)
+        if changes.trees:
+            self._table.prune()  # else what lay in a directory comes back with the next of its name
         groups = self._table.groups()
         again = {groups.get(path, path) for path in looked}
         again |= {path for path in groups.values() if path not in self._content}
@@ -194,7 +196,11 @@ class Capture:
     def complete(self) -> Captured:
         """Pack the copies and everything that has no content; all entries in order."""
         self._table.prune()
-        leading = {path for path, seen, target in self._table.ordered() if target is None}
+        leading = {
+            path
+            for path, seen, target in self._table.ordered()
+            if target is None and seen.kind is EntryKind.FILE
+        }
         for path in [path for path in self._content if path not in leading]:
             self._forget(path)
         for path in [path for path in self._copies if path not in leading]:

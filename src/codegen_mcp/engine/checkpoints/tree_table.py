@@ -44,9 +44,13 @@ class TreeTable:
             return
         self.names[seen.path] = seen
         if seen.kind in _FILES:
+            known = self._paths.get(seen.ino)
             self._paths[seen.ino] = seen.path
             if seen.nlink > 1:
                 self._linked.add(seen.path)
+                # It had one name when that was seen; the new one need not be told of it (inotify).
+                if known is not None and self.is_file(known) and self.names[known].ino == seen.ino:
+                    self._linked.add(known)
 
     def remove(self, path: bytes) -> None:
         """Forget a name."""
