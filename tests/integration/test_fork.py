@@ -31,7 +31,7 @@ from codegen_mcp.testing.tree_facts import tree_facts
 
 ROOT = os.geteuid() == 0
 SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
-KILLS = 60 if SOAK else 2
+KILLS = 60 if SOAK else 1
 KINDS = ["loop", "plain"] if ROOT else ["plain"]
 TREE = """
 import os, hashlib
