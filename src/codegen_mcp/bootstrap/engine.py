@@ -119,7 +119,7 @@ async def open_engine(
                 host.state.root / "drafts",
                 CheckpointConfig(
                     keep=settings.max_checkpoints,
-                    remote=store.name == "s3",
+                    remote=store.remote,
                     exclusive=not settings.checkpoint_dir,
                 ),
             )

@@ -92,6 +92,10 @@ class ObjectStore(Protocol):
     def name(self) -> str:
         """``local``, ``s3``, ``memory``."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether it is beyond a network: it may be away for hours, and reading it costs."""
+
     async def __aenter__(self) -> Self:
         """Open. StoreUnavailable when its place cannot be had."""
 

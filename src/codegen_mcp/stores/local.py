@@ -31,6 +31,7 @@ class LocalStore:
     """A directory. It is made, and cleaned of what dead writers left, when opened."""
 
     name = "local"
+    remote = False
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()

@@ -18,6 +18,7 @@ class MemoryStore:
     """A store as the interface says, except that nothing outlives the process."""
 
     name = "memory"
+    remote = False
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()

@@ -42,6 +42,7 @@ class S3Store:
     """A bucket, or a prefix in one."""
 
     name = "s3"
+    remote = True
 
     def __init__(self, config: S3Config, *, clock: Clock | None = None) -> None:
         self._config = config

@@ -6,6 +6,7 @@ checkpoints that need its archive.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -15,6 +16,7 @@ from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo
 from codegen_mcp.core.errors import AlreadyExists, Corrupt, NotFound
 from codegen_mcp.engine.checkpoints.manifest import Manifest, decode_manifest
 from codegen_mcp.engine.checkpoints.metadata import MAX_BYTES, decode_info
+from codegen_mcp.sandbox.volumes.threads import to_end
 from codegen_mcp.stores.base import ObjectStore
 
 ARCHIVE, MANIFEST, JOURNAL, INFO = ".tar.gz", ".manifest.gz", ".journal.gz", ".json"
@@ -22,6 +24,8 @@ TOMBSTONE = ".deleted"
 _SUFFIXES = (ARCHIVE, MANIFEST, JOURNAL, INFO, TOMBSTONE)
 MAX_MANIFEST_BYTES = 512 * 1024 * 1024
 CACHED = 4096
+VERIFIED_AT_ONCE = 2
+"""Archives: each takes one of the worker's few threads while its bytes come."""
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class Catalog:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
+        self.verifying = asyncio.Semaphore(VERIFIED_AT_ONCE)
         self._known: dict[CheckpointId, CheckpointInfo] = {}
 
     async def shelves(self, session_id: str = "") -> dict[str, Shelf]:
@@ -71,28 +76,44 @@ class Catalog:
         """Look at one session."""
         return (await self.shelves(session_id)).get(session_id, Shelf())
 
-    async def info(self, checkpoint_id: CheckpointId, *, hidden: bool = False) -> CheckpointInfo:
-        """Read one; a hidden one only for those who ask for it.
+    async def info(
+        self, checkpoint_id: CheckpointId, *, hidden: bool = False, listed: bool = False
+    ) -> CheckpointInfo:
+        """Read one.
+
+        Args:
+            checkpoint_id: Which.
+            hidden: Whether a hidden one will do.
+            listed: The caller has just seen it in the store: nobody looks again.
 
         Raises:
             NotFound: There is none (any more).
             Corrupt: Its metadata is damaged.
+            WrongState: A newer version of this program wrote it.
         """
-        if not hidden and await self._exists(checkpoint_id, TOMBSTONE):
+        if not (hidden or listed) and await self.has(checkpoint_id, TOMBSTONE):
             raise not_found(checkpoint_id)
         known = self._known.get(checkpoint_id)
-        if known is not None and await self._exists(checkpoint_id, INFO):
+        if known is not None and (listed or await self.has(checkpoint_id, INFO)):
             return known
         try:
-            data = await self._read(checkpoint_id, INFO, MAX_BYTES)
+            data = await self.info_data(checkpoint_id)
         except NotFound:
             self._known.pop(checkpoint_id, None)
             raise not_found(checkpoint_id) from None
         info = decode_info(data, checkpoint_id)
+        self.remember(info)
+        return info
+
+    async def info_data(self, checkpoint_id: CheckpointId) -> bytes:
+        """Read a metadata object as it is stored. NotFound."""
+        return await self._read(checkpoint_id, INFO, MAX_BYTES)
+
+    def remember(self, info: CheckpointInfo) -> None:
+        """Keep what is in the store, so that it need not be read again."""
         while len(self._known) >= CACHED:
             self._known.pop(next(iter(self._known)))
-        self._known[checkpoint_id] = info
-        return info
+        self._known[info.checkpoint_id] = info
 
     async def manifest(self, info: CheckpointInfo) -> tuple[Manifest, bytes]:
         """Read and check a manifest; also its object's bytes.
@@ -104,8 +125,12 @@ class Catalog:
             data = await self._read(info.checkpoint_id, MANIFEST, MAX_MANIFEST_BYTES)
         except NotFound:
             raise missing(info.checkpoint_id, "manifest") from None
-        check_digest(data, info.manifest_sha256, info.checkpoint_id, "manifest")
-        return decode_manifest(data, expected_checkpoint=str(info.checkpoint_id)), data
+
+        def decode() -> Manifest:
+            check_digest(data, info.manifest_sha256, info.checkpoint_id, "manifest")
+            return decode_manifest(data, expected_checkpoint=str(info.checkpoint_id))
+
+        return await to_end(decode), data
 
     async def check_manifest(self, info: CheckpointInfo) -> None:
         """Read a manifest back that was just written. NotFound, Corrupt."""
@@ -133,6 +158,10 @@ class Catalog:
             await self.store.put_bytes(checkpoint_id.key + TOMBSTONE, b"")
         self._known.pop(checkpoint_id, None)
 
+    async def unhide(self, checkpoint_id: CheckpointId) -> None:
+        """Let a hidden one be seen again; idempotent."""
+        await self.store.delete(checkpoint_id.key + TOMBSTONE)
+
     async def remove(self, checkpoint_id: CheckpointId, suffixes: Collection[str]) -> None:
         """Delete its objects; a hidden one stays hidden until the last has gone."""
         for suffix in (ARCHIVE, MANIFEST, JOURNAL, INFO, TOMBSTONE):
@@ -140,7 +169,8 @@ class Catalog:
                 await self.store.delete(checkpoint_id.key + suffix)
         self._known.pop(checkpoint_id, None)
 
-    async def _exists(self, checkpoint_id: CheckpointId, suffix: str) -> bool:
+    async def has(self, checkpoint_id: CheckpointId, suffix: str) -> bool:
+        """Whether there is this object of a checkpoint."""
         try:
             await self.store.stat(checkpoint_id.key + suffix)
         except NotFound:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +23,7 @@ from codegen_mcp.core.errors import (
     Corrupt,
     NotFound,
     StoreUnavailable,
+    WrongState,
 )
 from codegen_mcp.core.ids import new_session_id
 from codegen_mcp.core.session import Durability, SessionConfig
@@ -31,7 +32,8 @@ from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, INFO, Catalog, Shelf
 from codegen_mcp.engine.checkpoints.disk_errors import disk_errors
 from codegen_mcp.engine.checkpoints.journal import unpack
 from codegen_mcp.engine.checkpoints.library import Library
-from codegen_mcp.engine.checkpoints.publisher import Publisher
+from codegen_mcp.engine.checkpoints.live_state import LiveState
+from codegen_mcp.engine.checkpoints.publisher import RETRY_S, Publisher
 from codegen_mcp.engine.checkpoints.recent import RecentManifests
 from codegen_mcp.engine.checkpoints.restorer import Restorer
 from codegen_mcp.engine.checkpoints.retention import Retention
@@ -61,8 +63,22 @@ class CheckpointConfig:
     """Archives that a restore may have to read; the next checkpoint is a full one."""
     remote: bool = False
     """The store is beyond a network: drafts outlive its absence, archives are read once."""
+    retry_s: Sequence[float] = RETRY_S
+    """Between attempts to store what waits for the store; then the last one again and again."""
     exclusive: bool = True
     """No other worker writes to the store: what is half there at the start is a dead one's."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Found:
+    """What there is of a session when a save begins."""
+
+    drafts: Sequence[int]
+    shelf: Shelf = field(default_factory=Shelf)
+    parent: CheckpointInfo | None = None
+    base: Sequence[Entry] = ()
+    away: StoreUnavailable | None = None
+    """Why the store could not be asked."""
 
 
 class Checkpointer:
@@ -85,19 +101,28 @@ class Checkpointer:
         self._spool = Spool(spool)
         self._tasks = OwnedTasks()
         self._catalog = Catalog(store)
-        self._publisher = Publisher(self._catalog, self._tasks, keeps=config.remote)
-        self._restorer = Restorer(self._catalog, self._spool, copies=config.remote)
-        self._retention = Retention(self._catalog, keep=config.keep)
-        self._library = Library(self._catalog, self._spool)
         self._locks = SessionLocks()
+        self._publisher = Publisher(
+            self._catalog,
+            self._tasks,
+            self._locks,
+            keeps=config.remote,
+            most_waiting=config.keep,
+            retry_s=config.retry_s,
+            settle=self._stored_late,
+        )
+        self._restorer = Restorer(self._catalog, self._spool, copies=config.remote)
+        self._retention = Retention(self._catalog, keep=config.keep, waiting=self._publisher.needed)
+        self._library = Library(self._catalog, self._spool, self._locks)
         self._manifests = RecentManifests()
         self._last: dict[str, str] = {}
+        self._issued: dict[str, int] = {}
 
     async def __aenter__(self) -> Checkpointer:
         """Take up what a dead worker left."""
         for checkpoint_id, draft in await to_end(self._spool.open):
             if self._config.remote:
-                self._publisher.resume(checkpoint_id, draft)
+                await self._publisher.resume(checkpoint_id, draft)
             else:
                 await to_end(draft.remove)
         self._tasks.spawn(self._take_stock(), "checkpoint-stock")
@@ -125,12 +150,14 @@ class Checkpointer:
         session = self._sessions.session(session_id)
         async with self._locks.hold(session_id):
             with session.checkpointing(), disk_errors():
-                shelf = await self._catalog.shelf(session_id)
-                order = await self._order(session, shelf, name, incremental, trigger)
+                found = await self._look(session_id, incremental)
+                order = await self._order(session, found, name, trigger)
                 taken = await take(session, order, self._spool)
-                await self._publisher.publish(taken.draft, taken.info, taken.manifest)
-            shelf.objects[order.checkpoint_id] = {INFO}
-            await self._remember(session, taken, shelf)
+                await self._publisher.publish(
+                    taken.draft, taken.info, taken.manifest, away=found.away
+                )
+            found.shelf.objects[order.checkpoint_id] = {INFO}
+            await self._remember(session, taken, found.shelf)
         log.info(
             "checkpoint.saved",
             checkpoint=str(taken.info.checkpoint_id),
@@ -193,6 +220,7 @@ class Checkpointer:
         async with self._locks.hold(asked.session_id):
             await self._catalog.info(asked)
             await self._catalog.hide(asked)
+            self._note_issued(asked.session_id, asked.number)
             if self._last.get(asked.session_id) == checkpoint_id:
                 newest = await self._newest(asked.session_id)
                 self._last[asked.session_id] = str(newest.checkpoint_id) if newest else ""
@@ -214,25 +242,39 @@ class Checkpointer:
         """Id of the newest checkpoint of a session; empty when there is none."""
         return self._last.get(session_id, "")
 
-    async def _order(
-        self, session: Session, shelf: Shelf, name: str, incremental: bool, trigger: str
-    ) -> Order:
-        """Choose number and parent. What a dead attempt left of this session is cleared away."""
+    async def _look(self, session_id: str, incremental: bool) -> _Found:
+        """See what there is of a session. What a dead attempt left of it is cleared away.
+
+        A store that does not answer need not stop a save: it becomes a full one, and waits.
+        """
+        # Before the store: a draft that is stored in between shows there.
+        found = _Found(drafts=await to_end(lambda: self._spool.numbers(session_id)))
+        try:
+            found.shelf = await self._catalog.shelf(session_id)
+            await self._retention.clean(session_id, found.shelf)
+            if incremental:
+                found.parent, found.base = await self._parent(found.shelf)
+        except StoreUnavailable as error:
+            if not self._config.remote:
+                raise
+            found.away = error
+        return found
+
+    async def _order(self, session: Session, found: _Found, name: str, trigger: str) -> Order:
+        """Choose a number that was never used, as far as store and worker know."""
         session_id = session.session_id
-        drafts = await to_end(lambda: self._spool.numbers(session_id))
-        number = max([shelf.newest, *drafts]) + 1
-        if not self._publisher.waiting:
-            await self._retention.clean(shelf)
-        parent: CheckpointInfo | None = None
-        base: Sequence[Entry] = ()
-        if incremental:
-            parent, base = await self._parent(shelf)
-        checkpoint_id = CheckpointId(session_id, EPOCH, number)
+        issued = [found.shelf.newest, self._issued.get(session_id, 0), *found.drafts]
+        if found.away is not None:
+            live = await to_end(lambda: LiveState.load(session.directory / LIVE_STATE))
+            if live is not None and live.checkpoint.startswith(session_id):
+                issued.append(parse_checkpoint_id(live.checkpoint).number)
+        checkpoint_id = CheckpointId(session_id, EPOCH, max(issued) + 1)
+        self._note_issued(session_id, checkpoint_id.number)
         return Order(
             checkpoint_id=checkpoint_id,
             name=name,
-            parent=parent,
-            base=base,
+            parent=found.parent,
+            base=found.base,
             trigger=trigger,
             storage_url=self._store.url(checkpoint_id.key + ARCHIVE),
         )
@@ -241,7 +283,7 @@ class Checkpointer:
         """The newest checkpoint, when it is sound and its chain is not too long yet."""
         for checkpoint_id in reversed(shelf.visible):
             try:
-                info = await self._catalog.info(checkpoint_id)
+                info = await self._catalog.info(checkpoint_id, listed=True)
                 if len(info.chain) >= self._config.max_chain:
                     return None, ()
                 manifest = self._manifests.get(str(checkpoint_id))
@@ -250,7 +292,7 @@ class Checkpointer:
                 for number in info.chain:
                     await self._store.stat(replace(checkpoint_id, number=number).key + ARCHIVE)
                 return info, manifest.entries
-            except (Corrupt, NotFound) as error:
+            except (Corrupt, NotFound, WrongState) as error:
                 log.warning("checkpoint.no_parent", error=error.message)
                 return None, ()
         return None, ()
@@ -265,6 +307,20 @@ class Checkpointer:
         except StoreUnavailable as error:
             log.warning("checkpoint.not_retired", error=error.message)
 
+    async def _stored_late(self, info: CheckpointInfo) -> None:
+        """Take note of a checkpoint that waited for the store; the session's lock is held."""
+        session_id = info.checkpoint_id.session_id
+        try:
+            shelf = await self._catalog.shelf(session_id)
+            if shelf.visible:
+                self._last[session_id] = str(shelf.visible[-1])
+            await self._retention.retire(session_id, shelf)
+        except StoreUnavailable as error:
+            log.warning("checkpoint.not_retired", error=error.message)
+
+    def _note_issued(self, session_id: str, number: int) -> None:
+        self._issued[session_id] = max(number, self._issued.get(session_id, 0))
+
     async def _newest(self, session_id: str) -> CheckpointInfo | None:
         visible = (await self._catalog.shelf(session_id)).visible
         return await self._catalog.info(visible[-1]) if visible else None
@@ -272,13 +328,18 @@ class Checkpointer:
     async def _take_stock(self) -> None:
         """See what there is, and clear away what a dead worker left half-written."""
         try:
-            for session_id, shelf in (await self._catalog.shelves()).items():
+            shelves = await self._catalog.shelves()
+            for session_id, shelf in shelves.items():
+                if shelf.visible:
+                    self._last.setdefault(session_id, str(shelf.visible[-1]))
+            for session_id, shelf in shelves.items():
+                if len(shelf.visible) == len(shelf.objects):
+                    continue
                 async with self._locks.hold(session_id):
-                    if self._config.exclusive and not self._publisher.waiting:
-                        await self._retention.clean(await self._catalog.shelf(session_id))
-                    if shelf.visible:
-                        self._last.setdefault(session_id, str(shelf.visible[-1]))
-                    await self._retention.sweep(session_id)
+                    fresh = await self._catalog.shelf(session_id)
+                    if self._config.exclusive:
+                        await self._retention.clean(session_id, fresh)
+                    await self._retention.sweep(session_id, fresh)
         except StoreUnavailable as error:
             log.warning("checkpoint.stock_not_taken", error=error.message)
 

@@ -15,7 +15,8 @@ from codegen_mcp.engine.checkpoints.catalog import Catalog
 from codegen_mcp.engine.checkpoints.disk_errors import disk_errors
 from codegen_mcp.engine.checkpoints.journal import unpack
 from codegen_mcp.engine.checkpoints.portable import export_checkpoint, import_checkpoint
-from codegen_mcp.engine.checkpoints.publisher import verify_stored
+from codegen_mcp.engine.checkpoints.read_back import verify_stored
+from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
 from codegen_mcp.engine.checkpoints.spool import Spool
 
 log = structlog.get_logger()
@@ -24,9 +25,11 @@ log = structlog.get_logger()
 class Library:
     """Lists, verifies, exports and imports."""
 
-    def __init__(self, catalog: Catalog, spool: Spool) -> None:
+    def __init__(self, catalog: Catalog, spool: Spool, locks: SessionLocks | None = None) -> None:
+        """``locks``: of the sessions, where this process also saves them."""
         self._catalog = catalog
         self._spool = spool
+        self._locks = locks or SessionLocks()
 
     async def list(self, session_id: str = "") -> Sequence[CheckpointInfo]:
         """Newest first; damaged metadata is left out, and said in the log."""
@@ -34,7 +37,7 @@ class Library:
         for shelf in (await self._catalog.shelves(session_id)).values():
             for checkpoint_id in shelf.visible:
                 try:
-                    found.append(await self._catalog.info(checkpoint_id))
+                    found.append(await self._catalog.info(checkpoint_id, listed=True))
                 except NotFound:
                     continue  # deleted meanwhile
                 except (Corrupt, WrongState) as error:
@@ -56,7 +59,7 @@ class Library:
     async def import_(self, source: Path) -> CheckpointInfo:
         """Take in an exported file; everything is verified first."""
         with disk_errors():
-            return await import_checkpoint(self._catalog, self._spool, source)
+            return await import_checkpoint(self._catalog, self._spool, self._locks, source)
 
     async def _verify(self, checkpoint_id: CheckpointId) -> Verified:
         read = 0

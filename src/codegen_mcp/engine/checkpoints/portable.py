@@ -33,7 +33,8 @@ from codegen_mcp.engine.checkpoints.catalog import (
 )
 from codegen_mcp.engine.checkpoints.manifest import decode_manifest
 from codegen_mcp.engine.checkpoints.metadata import MAX_BYTES, decode_info
-from codegen_mcp.engine.checkpoints.publisher import HEAD_ROOM
+from codegen_mcp.engine.checkpoints.read_back import HEAD_ROOM
+from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
 from codegen_mcp.engine.checkpoints.spool import Spool
 from codegen_mcp.sandbox.volumes.threads import to_end
 
@@ -85,7 +86,9 @@ async def _export_one(
             await to_end(lambda m=member, c=copy: archive.addfile(m, c))  # type: ignore[misc]
 
 
-async def import_checkpoint(catalog: Catalog, spool: Spool, source: Path) -> CheckpointInfo:
+async def import_checkpoint(
+    catalog: Catalog, spool: Spool, locks: SessionLocks, source: Path
+) -> CheckpointInfo:
     """Take in what ``export_checkpoint`` wrote; everything is verified before anything is stored.
 
     Raises:
@@ -94,21 +97,30 @@ async def import_checkpoint(catalog: Catalog, spool: Spool, source: Path) -> Che
     parcel = await to_end(lambda: _open(source, spool), _Parcel.close)
     try:
         info = await to_end(parcel.verify)
-        wanted = (await catalog.shelf(info.checkpoint_id.session_id)).objects
-        if INFO in wanted.get(info.checkpoint_id, ()):
-            raise AlreadyExists(
-                f"checkpoint {str(info.checkpoint_id)!r} is here already", reason="ALREADY_EXISTS"
-            )
-        for number in info.chain:
-            checkpoint_id = replace(info.checkpoint_id, number=number)
-            known = wanted.get(checkpoint_id, set())
-            if number != info.checkpoint_id.number and INFO not in known:
-                await catalog.hide(checkpoint_id)  # only its archive was asked for
-            if INFO not in known:
-                await parcel.store(catalog, checkpoint_id)
+        async with locks.hold(info.checkpoint_id.session_id):
+            await _take_in(catalog, parcel, info)
         return info
     finally:
         await to_end(parcel.close)
+
+
+async def _take_in(catalog: Catalog, parcel: _Parcel, info: CheckpointInfo) -> None:
+    asked = info.checkpoint_id
+    there = (await catalog.shelf(asked.session_id)).objects
+    chain = [replace(asked, number=number) for number in info.chain]
+    complete = [one for one in chain if INFO in there.get(one, ())]
+    for one in complete:
+        same = await catalog.info(one, hidden=True) == parcel.infos[one]
+        if not same or (one == asked and TOMBSTONE not in there[asked]):
+            raise AlreadyExists(f"checkpoint {str(one)!r} is here already", reason="ALREADY_EXISTS")
+    for one in chain:
+        if one not in complete:
+            await catalog.remove(one, there.get(one, set()) - {TOMBSTONE})  # of a dead attempt
+            if one != asked:
+                await catalog.hide(one)  # only its archive was asked for
+            await parcel.store(catalog, one)
+    if TOMBSTONE in there.get(asked, ()):
+        await catalog.unhide(asked)  # it was deleted once
 
 
 @dataclass(slots=True)

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo
-from codegen_mcp.core.errors import AlreadyExists, Conflict, Corrupt, StoreUnavailable, WorkerError
-from codegen_mcp.engine.checkpoints.archive_reader import verify_archive
-from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, INFO, JOURNAL, MANIFEST, Catalog
+from codegen_mcp.core.errors import (
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    NotFound,
+    StoreUnavailable,
+    WorkerError,
+)
+from codegen_mcp.engine.checkpoints.catalog import (
+    ARCHIVE,
+    INFO,
+    JOURNAL,
+    MANIFEST,
+    Catalog,
+    missing,
+)
 from codegen_mcp.engine.checkpoints.manifest import Manifest, decode_manifest
 from codegen_mcp.engine.checkpoints.metadata import decode_info
+from codegen_mcp.engine.checkpoints.read_back import verify_stored
+from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
 from codegen_mcp.engine.checkpoints.spool import Draft
 from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.sandbox.volumes.threads import to_end
@@ -22,164 +37,267 @@ from codegen_mcp.sandbox.volumes.threads import to_end
 log = structlog.get_logger()
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
-HEAD_ROOM = 64 * 1024 * 1024
-"""How much more than its manifest says an archive may inflate to, headers included."""
+UPLOADS = 4
+"""Asked for at once; a store may hold some 32 MiB of each in memory."""
+LATE_UPLOADS = 2
+"""Of drafts that waited, beside those."""
+ATTEMPTS = 3
+"""How often a draft that waits is stored anew when what comes back is damaged."""
+
+Settle = Callable[[CheckpointInfo], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    draft: Draft
+    info: CheckpointInfo
+    task: asyncio.Task[None] | None = None
 
 
 class Publisher:
     """Owns what waits for the store."""
 
-    def __init__(self, catalog: Catalog, tasks: OwnedTasks, *, keeps: bool) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        tasks: OwnedTasks,
+        locks: SessionLocks,
+        *,
+        keeps: bool,
+        most_waiting: int = 10,
+        retry_s: Sequence[float] = RETRY_S,
+        settle: Settle | None = None,
+    ) -> None:
         """Wire it up.
 
         Args:
             catalog: Of the store.
             tasks: Owns the retries.
+            locks: Of sessions; whoever calls ``publish`` holds the session's.
             keeps: Whether drafts outlive a store that does not answer (one beyond a network).
+            most_waiting: Drafts of one session that are kept; the oldest go first.
+            retry_s: Seconds before the second attempt, the third, and so on; then the last one.
+            settle: Awaited, with the session's lock held, when a draft was stored late.
         """
         self._catalog = catalog
         self._tasks = tasks
+        self._locks = locks
         self._keeps = keeps
-        self._waiting: dict[CheckpointId, Draft] = {}
+        self._most_waiting = most_waiting
+        self._retry_s = tuple(retry_s)
+        self._settle = settle
+        self._waiting: dict[CheckpointId, _Waiting] = {}
+        self._uploads = asyncio.Semaphore(UPLOADS)
+        self._late = asyncio.Semaphore(LATE_UPLOADS)
 
     @property
     def waiting(self) -> int:
         """Drafts that are not in the store yet."""
         return len(self._waiting)
 
-    async def publish(self, draft: Draft, info: CheckpointInfo, manifest: Manifest) -> None:
+    def needed(self, session_id: str) -> set[CheckpointId]:
+        """Drafts of a session that wait, and the checkpoints that their chains need."""
+        return {
+            replace(one.info.checkpoint_id, number=number)
+            for one in self._of(session_id)
+            for number in one.info.chain
+        }
+
+    async def publish(
+        self,
+        draft: Draft,
+        info: CheckpointInfo,
+        manifest: Manifest,
+        *,
+        away: StoreUnavailable | None = None,
+    ) -> None:
         """Store a draft and read it back; it exists, durable and verified, when this returns.
+
+        Where drafts are kept, a caller that is cancelled leaves a whole one, which is stored later.
+
+        Args:
+            draft: Its files are written; the publisher's from now on.
+            info: Its facts.
+            manifest: Its manifest.
+            away: How the store failed a moment ago: it is not asked now.
 
         Raises:
             StoreUnavailable: The store does not answer. Where drafts are kept, it is stored later.
-            Corrupt: What is read back is not what was written.
+            Corrupt: What is read back is not what was written; nothing of it is left.
+            Conflict: Another worker wrote under the same id.
         """
-        if self._keeps:
-            await to_end(draft.make_ready)
         try:
-            await self._store(draft, info, manifest)
+            if self._keeps:
+                await to_end(draft.make_ready)
+            if away is not None:
+                raise away
+            async with self._uploads:
+                await self._store(draft, info, manifest)
         except StoreUnavailable as error:
             if not self._keeps:
+                await self._discard(info)
                 await to_end(draft.remove)
                 raise
-            self.resume(info.checkpoint_id, draft)
-            raise StoreUnavailable(
-                f"checkpoint {str(info.checkpoint_id)!r} is complete on this worker, but the store "
-                f"does not answer: {error.message}. It is stored as soon as it does; look for it "
-                "with ListCheckpoints",
-                reason="CHECKPOINT_NOT_STORED",
-                retry_after_s=RETRY_S[-1],
-            ) from error
-        except BaseException:
+            self._wait(info, draft)
+            await self._drop_oldest(info.checkpoint_id.session_id)
+            raise not_stored(info.checkpoint_id, error, self._retry_s[-1]) from error
+        except asyncio.CancelledError:
+            if self._keeps and await to_end(lambda: draft.ready):
+                self._wait(info, draft)
+            else:
+                await to_end(draft.remove)
+            raise
+        except BaseException as error:
+            if isinstance(error, Corrupt):
+                await self._discard(info)
             await to_end(draft.remove)
             raise
         await to_end(draft.remove)
 
-    def resume(self, checkpoint_id: CheckpointId, draft: Draft) -> None:
-        """Store a whole draft as soon as the store answers."""
-        if checkpoint_id not in self._waiting:
-            self._waiting[checkpoint_id] = draft
-            self._tasks.spawn(self._insist(checkpoint_id, draft), "checkpoint-upload")
-
-    async def _insist(self, checkpoint_id: CheckpointId, draft: Draft) -> None:
-        attempt = 0
+    async def resume(self, checkpoint_id: CheckpointId, draft: Draft) -> None:
+        """Store a whole draft of a worker before this one as soon as the store answers."""
         try:
-            while True:
-                try:
-                    info, manifest = await to_end(lambda: _read(draft, checkpoint_id))
-                    await self._store(draft, info, manifest)
-                    break
-                except StoreUnavailable:
-                    await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
-                    attempt += 1
-            log.info("checkpoint.stored_late", checkpoint=str(checkpoint_id))
-            await to_end(draft.remove)
+            info = await to_end(lambda: decode_info(draft.info.read_bytes(), checkpoint_id))
         except (WorkerError, OSError) as error:
-            # It stays where it is, for people: it can be imported once the cause is gone.
-            log.error("checkpoint.not_stored", checkpoint=str(checkpoint_id), error=str(error))
-        finally:
-            del self._waiting[checkpoint_id]
+            _log_given_up(checkpoint_id, error)
+            return
+        self._wait(info, draft)
+
+    def _of(self, session_id: str) -> list[_Waiting]:
+        found = [
+            one for one in self._waiting.values() if one.info.checkpoint_id.session_id == session_id
+        ]
+        return sorted(found, key=lambda one: one.info.checkpoint_id.number)
+
+    def _wait(self, info: CheckpointInfo, draft: Draft) -> None:
+        if info.checkpoint_id not in self._waiting:
+            one = self._waiting[info.checkpoint_id] = _Waiting(draft, info)
+            one.task = self._tasks.spawn(self._insist(one), "checkpoint-upload")
+
+    async def _drop_oldest(self, session_id: str) -> None:
+        """A store that stays away must not fill the disk: what retention would delete, goes."""
+        for one in self._of(session_id)[: -self._most_waiting]:
+            if one.task is not None:
+                one.task.cancel()
+                await asyncio.wait([one.task])
+            if self._waiting.pop(one.info.checkpoint_id, None) is not None:
+                await to_end(one.draft.remove)
+                log.warning("checkpoint.dropped", checkpoint=str(one.info.checkpoint_id))
+
+    async def _insist(self, one: _Waiting) -> None:
+        """Store a draft that waits. One that cannot be stays on disk, and what it needs stays."""
+        checkpoint_id = one.info.checkpoint_id
+        attempt = damaged = 0
+        while True:
+            try:
+                async with self._late:
+                    await self._store_late(one)
+                break
+            except StoreUnavailable:
+                pass
+            except (WorkerError, OSError) as error:
+                damaged += 1
+                if damaged == ATTEMPTS or isinstance(error, OSError):
+                    _log_given_up(checkpoint_id, error)
+                    return
+                if isinstance(error, Corrupt):
+                    await self._discard(one.info)
+            except Exception:
+                log.exception("checkpoint.not_stored", checkpoint=str(checkpoint_id))
+                return
+            await asyncio.sleep(self._retry_s[min(attempt, len(self._retry_s) - 1)])
+            attempt += 1
+        log.info("checkpoint.stored_late", checkpoint=str(checkpoint_id))
+        # Whoever holds the lock may have listed the store before this one was there.
+        async with self._locks.hold(checkpoint_id.session_id):
+            self._waiting.pop(checkpoint_id, None)
+            if self._settle is not None:
+                await self._settle(one.info)
+        await to_end(one.draft.remove)
+
+    async def _store_late(self, one: _Waiting) -> None:
+        info = one.info
+        for number in info.chain[:-1]:
+            link = replace(info.checkpoint_id, number=number)
+            if not (await self._catalog.has(link, INFO) and await self._catalog.has(link, ARCHIVE)):
+                raise missing(link, "archive")
+        manifest = await to_end(lambda: decode_manifest(one.draft.manifest.read_bytes()))
+        await self._store(one.draft, info, manifest)
 
     async def _store(self, draft: Draft, info: CheckpointInfo, manifest: Manifest) -> None:
-        key = info.checkpoint_id.key
-        await self._put(key + ARCHIVE, draft.archive, info.sha256)
-        await verify_stored(self._catalog, info, manifest)
-        await self._put(key + MANIFEST, draft.manifest, info.manifest_sha256)
-        if info.journal_sha256:
-            await self._put(key + JOURNAL, draft.journal, info.journal_sha256)
+        """Everything is read back before the metadata makes it a checkpoint."""
+        key, catalog = info.checkpoint_id.key, self._catalog
+        try:
+            await self._put(key + ARCHIVE, draft.archive, info)
+            await verify_stored(catalog, info, manifest)
+            await self._put(key + MANIFEST, draft.manifest, info)
+            await catalog.check_manifest(info)
+            if info.journal_sha256:
+                await self._put(key + JOURNAL, draft.journal, info)
+                await catalog.journal(info)
+            await self._put_info(draft, info)
+        except NotFound as error:
+            raise StoreUnavailable(
+                f"the store lost an object of checkpoint {str(info.checkpoint_id)!r} while it was "
+                f"stored ({error.message}); try again"
+            ) from error
+
+    async def _put_info(self, draft: Draft, info: CheckpointInfo) -> None:
+        checkpoint_id, ours = info.checkpoint_id, True
         data = await to_end(draft.info.read_bytes)
         try:
-            await self._catalog.store.put_bytes(key + INFO, data)
+            await self._catalog.store.put_bytes(checkpoint_id.key + INFO, data)
         except AlreadyExists:
-            if await self._catalog.info(info.checkpoint_id, hidden=True) != info:
-                raise taken(info.checkpoint_id) from None
-        await self._catalog.check_manifest(info)
-        if info.journal_sha256:
-            await self._catalog.journal(info)
+            ours = False
+        if await self._catalog.info_data(checkpoint_id) == data:
+            self._catalog.remember(info)
+        elif ours:
+            await self._catalog.remove(checkpoint_id, (INFO,))
+            raise Corrupt(
+                f"the metadata of checkpoint {str(checkpoint_id)!r} came back damaged; it was "
+                "removed, take another one",
+                reason="CHECKPOINT_DAMAGED",
+            )
+        else:
+            raise taken(checkpoint_id)
 
-    async def _put(self, key: str, path: Path, sha256: str) -> None:
+    async def _put(self, key: str, path: Path, info: CheckpointInfo) -> None:
         """Store a file; one that is there already must be the same (an attempt before this)."""
+        sha256 = {
+            ARCHIVE: info.sha256,
+            MANIFEST: info.manifest_sha256,
+            JOURNAL: info.journal_sha256,
+        }[key.removeprefix(info.checkpoint_id.key)]
         try:
             await self._catalog.store.put_file(key, path, sha256=sha256)
         except AlreadyExists:
             size = (await self._catalog.store.stat(key)).size
             if size != await to_end(lambda: path.stat().st_size):
-                raise Conflict(f"object {key!r} is there already and is another one") from None
+                raise taken(info.checkpoint_id) from None
+
+    async def _discard(self, info: CheckpointInfo) -> None:
+        """Delete what was stored of a draft that is no checkpoint.
+
+        What cannot be deleted now is cleaned away before the session's next one.
+        """
+        try:
+            if not await self._catalog.has(info.checkpoint_id, INFO):
+                await self._catalog.remove(info.checkpoint_id, (ARCHIVE, MANIFEST, JOURNAL))
+        except StoreUnavailable as error:
+            log.warning("checkpoint.not_discarded", error=error.message)
 
 
-def _read(draft: Draft, checkpoint_id: CheckpointId) -> tuple[CheckpointInfo, Manifest]:
-    info = decode_info(draft.info.read_bytes(), checkpoint_id)
-    return info, decode_manifest(draft.manifest.read_bytes())
-
-
-async def verify_stored(
-    catalog: Catalog, info: CheckpointInfo, manifest: Manifest, *, limit: int | None = None
-) -> int:
-    """Read an archive back from the store and compare it with its manifest; bytes read.
-
-    Raises:
-        NotFound: It is not there. Corrupt: It is damaged.
-    """
-    if limit is None:
-        limit = info.inflated_bytes + info.total_bytes + HEAD_ROOM
-    loop = asyncio.get_running_loop()
-    pieces = catalog.archive(info.checkpoint_id)
-    try:
-        verified = await to_end(
-            lambda: verify_archive(
-                blocking(loop, pieces),
-                manifest,
-                info.checkpoint_id.number,
-                sha256=info.sha256,
-                max_inflated=limit,
-            )
-        )
-    except Corrupt as error:
-        raise Corrupt(
-            f"the archive of checkpoint {str(info.checkpoint_id)!r} is damaged: {error.message}",
-            reason="CHECKPOINT_DAMAGED",
-        ) from error
-    finally:
-        close = getattr(pieces, "aclose", None)
-        if close is not None:
-            with contextlib.suppress(RuntimeError):
-                await close()
-    if verified.inflated_bytes != info.inflated_bytes:
-        raise Corrupt(
-            f"the archive of checkpoint {str(info.checkpoint_id)!r} is not as long as recorded",
-            reason="CHECKPOINT_DAMAGED",
-        )
-    return verified.size
-
-
-def blocking(loop: asyncio.AbstractEventLoop, pieces: AsyncIterator[bytes]) -> Iterator[bytes]:
-    """Read an asynchronous stream from a thread; the loop must go on meanwhile."""
-
-    async def following() -> bytes:
-        return await anext(pieces, b"")
-
-    while piece := asyncio.run_coroutine_threadsafe(following(), loop).result():
-        yield piece
+def not_stored(
+    checkpoint_id: CheckpointId, error: StoreUnavailable, retry_after_s: float
+) -> StoreUnavailable:
+    """Return the answer where a checkpoint is whole here and waits for the store."""
+    return StoreUnavailable(
+        f"checkpoint {str(checkpoint_id)!r} is complete on this worker, but the store does not "
+        f"answer: {error.message}. It is stored as soon as it does; look for it with "
+        "ListCheckpoints",
+        reason="CHECKPOINT_NOT_STORED",
+        retry_after_s=retry_after_s,
+    )
 
 
 def taken(checkpoint_id: CheckpointId) -> Conflict:
@@ -189,3 +307,8 @@ def taken(checkpoint_id: CheckpointId) -> Conflict:
         "another one",
         reason="CHECKPOINT_TAKEN",
     )
+
+
+def _log_given_up(checkpoint_id: CheckpointId, error: Exception) -> None:
+    """Say so; the draft stays, and the next start tries again."""
+    log.error("checkpoint.not_stored", checkpoint=str(checkpoint_id), error=str(error))

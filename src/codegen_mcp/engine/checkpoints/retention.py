@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import structlog
@@ -16,10 +17,19 @@ log = structlog.get_logger()
 class Retention:
     """Hides what is too old, and deletes what is hidden and not needed."""
 
-    def __init__(self, catalog: Catalog, *, keep: int) -> None:
-        """``keep``: visible checkpoints of one session, at least 1."""
+    def __init__(
+        self, catalog: Catalog, *, keep: int, waiting: Callable[[str], Collection[CheckpointId]]
+    ) -> None:
+        """Wire it up.
+
+        Args:
+            catalog: Of the store.
+            keep: Visible checkpoints of one session, at least 1.
+            waiting: Of a session, what is on its way into the store, and what that needs there.
+        """
         self._catalog = catalog
         self._keep = keep
+        self._waiting = waiting
 
     async def retire(self, session_id: str, shelf: Shelf) -> None:
         """Hide the oldest beyond the number kept, then sweep.
@@ -41,32 +51,44 @@ class Retention:
         twice.
         """
         shelf = await self._catalog.shelf(session_id) if shelf is None else shelf
+        if not any(TOMBSTONE in suffixes for suffixes in shelf.objects.values()):
+            return
         try:
-            needed = await self._needed(shelf)
+            needed = await self._needed(shelf) | set(self._waiting(session_id))
         except (Corrupt, WrongState) as error:
             # Nobody knows what a checkpoint of unknown content needs: everything stays.
             log.warning("checkpoint.sweep_skipped", session_id=session_id, error=error.message)
             return
         except NotFound:
             return
+        # What was begun may be cleaned away: only what counted once keeps its number for ever.
+        issued = max(
+            one.number
+            for one, suffixes in shelf.objects.items()
+            if not suffixes.isdisjoint((INFO, TOMBSTONE))
+        )
         for checkpoint_id, suffixes in list(shelf.objects.items()):
             if TOMBSTONE not in suffixes or checkpoint_id in needed:
                 continue
-            last = checkpoint_id.number == shelf.newest
+            last = checkpoint_id.number == issued
             gone = suffixes - {TOMBSTONE} if last else suffixes
             if gone:
                 await self._catalog.remove(checkpoint_id, gone)
 
-    async def clean(self, shelf: Shelf) -> None:
-        """Delete what was begun and never became a checkpoint; only while nobody writes."""
+    async def clean(self, session_id: str, shelf: Shelf) -> None:
+        """Delete what was begun and never became a checkpoint; the caller has the session's lock.
+
+        What waits for the store stays.
+        """
+        waiting = self._waiting(session_id)
         for checkpoint_id, suffixes in list(shelf.objects.items()):
-            if INFO not in suffixes and TOMBSTONE not in suffixes:
+            if suffixes.isdisjoint((INFO, TOMBSTONE)) and checkpoint_id not in waiting:
                 await self._catalog.remove(checkpoint_id, suffixes)
                 del shelf.objects[checkpoint_id]
 
     async def _needed(self, shelf: Shelf) -> set[CheckpointId]:
         found: set[CheckpointId] = set()
         for checkpoint_id in shelf.visible:
-            info = await self._catalog.info(checkpoint_id)
+            info = await self._catalog.info(checkpoint_id, listed=True)
             found |= {replace(checkpoint_id, number=number) for number in info.chain}
         return found

@@ -47,6 +47,11 @@ class Draft:
         """The metadata object."""
         return self.directory / "info.json"
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is whole and durable."""
+        return (self.directory / "ready").exists()
+
     def make_ready(self) -> None:
         """Sync everything, then say that it is whole. OSError as of fsync(2)."""
         for path in (self.archive, self.manifest, self.journal, self.info):
@@ -61,6 +66,8 @@ class Draft:
         with suppress(OSError):
             (self.directory / "ready").unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+        with suppress(OSError):  # a scratch file whose maker died before it had unlinked it
+            self.directory.unlink(missing_ok=True)
 
 
 class Spool:
@@ -80,7 +87,7 @@ class Spool:
             except NotFound:
                 draft.remove()
                 continue
-            if (path / "ready").exists():
+            if draft.ready:
                 waiting.append((checkpoint_id, draft))
             else:
                 draft.remove()
