@@ -121,6 +121,8 @@ class CheckpointInfo:
     limits: ResourceLimits = field(default_factory=ResourceLimits)
     idle_timeout_s: float = 0.0
     durability: str = "interval"
+    checkpoint_interval_s: float = -1.0
+    """Between saves of the session by itself; 0 is never, negative is not recorded."""
     auto_restore: bool = False
     installed_packages: Sequence[str] = ()
     """``name==version``, sorted."""

@@ -40,8 +40,9 @@ RETRY_AFTER_S = 5.0
 _SMALL = 64 * KIB
 """A line that is parsed at once; longer ones in a thread."""
 LOST = (
-    "the worker ended while this task waited or ran, which may have had effects: check the "
-    "workspace (files are as they lay), then submit it under a new task_id"
+    "the worker ended, or the session was saved and restored, while this task waited or ran, which "
+    "may have had effects: check the workspace (files are as they lay), then submit it under a new "
+    "task_id"
 )
 
 

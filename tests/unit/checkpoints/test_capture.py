@@ -27,7 +27,7 @@ from codegen_mcp.testing.small_host import small_host
 from codegen_mcp.testing.tree_editor import TreeEditor
 
 SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
-EXAMPLES = 1500 if SOAK else 25
+EXAMPLES = 1500 if SOAK else 12
 KEPT_HOLE = 8192
 """Holes of up to a block, and what a file's map takes, need not come again."""
 FILE = "workspace/file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -117,6 +118,7 @@ class Checkpointer:
         self._manifests = RecentManifests()
         self._last: dict[str, str] = {}
         self._issued: dict[str, int] = {}
+        self._stock: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Checkpointer:
         """Take up what a dead worker left."""
@@ -125,7 +127,7 @@ class Checkpointer:
                 await self._publisher.resume(checkpoint_id, draft)
             else:
                 await to_end(draft.remove)
-        self._tasks.spawn(self._take_stock(), "checkpoint-stock")
+        self._stock = self._tasks.spawn(self._take_stock(), "checkpoint-stock")
         return self
 
     async def __aexit__(
@@ -237,6 +239,16 @@ class Checkpointer:
     async def import_(self, source: Path) -> CheckpointInfo:
         """Take in an exported file."""
         return await self._library.import_(source)
+
+    async def stock_taken(self) -> None:
+        """Wait until what the store held at the start was seen, and cleaned."""
+        if self._stock is not None:
+            await asyncio.wait([self._stock])
+
+    async def stored(self) -> int:
+        """Wait for what waits for the store now; how much of it could not be stored at all."""
+        await self._publisher.stored()
+        return self._publisher.waiting
 
     def last(self, session_id: str) -> str:
         """Id of the newest checkpoint of a session; empty when there is none."""
@@ -356,6 +368,9 @@ def config_of(info: CheckpointInfo) -> SessionConfig:
         idle_timeout_s=info.idle_timeout_s or None,
         auto_restore=info.auto_restore,
         durability=Durability(info.durability),
+        checkpoint_interval_s=None
+        if info.checkpoint_interval_s < 0
+        else info.checkpoint_interval_s,
     )
 
 

@@ -1,4 +1,4 @@
-"""The records of finished tasks that go along with a checkpoint."""
+"""The records of tasks that go along with a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ from codegen_mcp.engine.task_lines import FORMAT, header_line
 MAX_BYTES = 256 * 1024 * 1024
 
 
-def finished_only(journal: bytes) -> tuple[bytes, int]:
-    """Keep the records of tasks that have an end; (gzip, last sequence); empty when none has.
+def packed(journal: bytes) -> tuple[bytes, int]:
+    """Keep the records of tasks; (gzip, last sequence); empty when there is nothing to keep.
+
+    A task without an end was under way: part of what it did may be in the checkpoint. Its start
+    stays, so that its retry after a restore is told that the outcome is unknown (WORKER_LOST), and
+    does not do it all again. Used sequence numbers stay used.
 
     Args:
         journal: Bytes of a session's ``tasks.jsonl``, perhaps with a torn last line.
     """
-    lines = journal.split(b"\n")[:-1]
-    starts: dict[str, bytes] = {}
     kept: list[bytes] = []
     last = 0
-    for number, line in enumerate(lines):
+    for number, line in enumerate(journal.split(b"\n")[:-1]):
         try:
             fields = json.loads(line)
             if number == 0:
                 last = int(fields.get("last_sequence", 0))
-            elif "start" in fields:
-                starts[fields["start"]] = line
-            elif "end" in fields:
+            elif "start" in fields or "end" in fields:
                 last = max(last, int(fields["seq"]))
-                start = starts.pop(fields["end"], None)
-                kept += [line] if start is None else [start, line]
+                kept.append(line)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # damaged: of no use to anybody
-    if not kept:
-        return b"", last
+    if not kept and not last:
+        return b"", 0
     data = b"\n".join([header_line(last).rstrip(b"\n"), *kept, b""])
     return gzip.compress(data, 1, mtime=0), last
 

@@ -16,7 +16,7 @@ from codegen_mcp.engine.checkpoints.archive_writer import ArchiveSummary, Archiv
 from codegen_mcp.engine.checkpoints.aside import Aside
 from codegen_mcp.engine.checkpoints.capture import ROOTS, Base, Capture, Captured
 from codegen_mcp.engine.checkpoints.facts import changed_paths, installed_packages, shown_paths
-from codegen_mcp.engine.checkpoints.journal import finished_only
+from codegen_mcp.engine.checkpoints.journal import packed
 from codegen_mcp.engine.checkpoints.live_state import LiveState
 from codegen_mcp.engine.checkpoints.manifest import Manifest, encode_manifest
 from codegen_mcp.engine.checkpoints.metadata import encode_info
@@ -121,6 +121,7 @@ class _Taking:
             limits=record.limits,
             idle_timeout_s=record.idle_timeout_s,
             durability=record.durability,
+            checkpoint_interval_s=record.checkpoint_interval_s,
             auto_restore=record.auto_restore,
             freeze_ms=freeze_ms,
             consistency=how,
@@ -196,7 +197,7 @@ class _Taking:
         manifest = Manifest(str(info.checkpoint_id), info.parent, captured.entries, removed)
         manifest_data = encode_manifest(manifest)
         draft.manifest.write_bytes(manifest_data)
-        journal_data, last_sequence = finished_only(self._journal)
+        journal_data, last_sequence = packed(self._journal)
         if journal_data:
             draft.journal.write_bytes(journal_data)
         shown, count = shown_paths([*modified, *removed])
