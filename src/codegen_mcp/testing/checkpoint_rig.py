@@ -88,12 +88,10 @@ class CheckpointRig:
     async def checkpoints(
         self, store: ObjectStore, drafts: Path, **config: Any
     ) -> AsyncIterator[Checkpointer]:
-        """Open one over a store, which is opened too."""
+        """Open one over an open store."""
         settings = {"remote": store.remote, "exclusive": False, "retry_s": RETRY_S, **config}
-        async with (
-            store,
-            Checkpointer(self.engine.sessions, store, drafts, CheckpointConfig(**settings)) as made,
-        ):
+        made = Checkpointer(self.engine.sessions, store, drafts, CheckpointConfig(**settings))
+        async with made:
             yield made
 
 

@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
 from typing import Self
@@ -33,6 +33,8 @@ class Fault(StrEnum):
     """The server gets the head and half of the body, then both connections are reset."""
     LOSE_ANSWER = "lose_answer"
     """The server does what was asked; the client's connection is reset instead of an answer."""
+    FLIP_ANSWER = "flip_answer"
+    """One bit in the middle of the answer's body is another."""
     CUT_ANSWER = "cut_answer"
     """The client gets half of the answer's body, then a reset."""
     STATUS = "status"
@@ -54,16 +56,24 @@ class Rule:
     """Regular expression, searched in the request's target (path and query)."""
     times: int = 1_000_000
     status: int = 503
+    skip: int = 0
+    """How many requests that match go by before."""
     hits: int = 0
     """How many requests it has met."""
+    met: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it has met one."""
 
     def meets(self, method: str, target: str) -> bool:
         """Whether it is this request's turn; counts it."""
         if self.method not in ("", method) or not re.search(self.target, target):
             return False
+        if self.skip:
+            self.skip -= 1
+            return False
         if self.hits == self.times:
             return False
         self.hits += 1
+        self.met.set()
         return True
 
 
@@ -104,6 +114,10 @@ class FaultProxy:
         """Add a rule; the first that meets a request decides."""
         self._rules.append(rule)
         return rule
+
+    def clear(self) -> None:
+        """Forget all rules: what comes from now on goes through."""
+        self._rules.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -151,7 +165,7 @@ class FaultProxy:
                     await answers.read(-1)
                     _reset(writer)
                 else:
-                    await _pass_answer(answers, writer, cut=fault is Fault.CUT_ANSWER)
+                    await _pass_answer(answers, writer, fault)
 
     @asynccontextmanager
     async def _upstream(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -190,14 +204,18 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, coun
 
 
 async def _pass_answer(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, cut: bool
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault | None
 ) -> None:
-    if cut:
+    if fault in (Fault.CUT_ANSWER, Fault.FLIP_ANSWER):
         head = await reader.readuntil(b"\r\n\r\n")
         writer.write(head)
-        await _copy(reader, writer, _content_length(head) // 2)
-        _reset(writer)
-        return
+        length = _content_length(head)
+        await _copy(reader, writer, length // 2)
+        if fault is Fault.CUT_ANSWER:
+            _reset(writer)
+            return
+        if length:
+            writer.write(bytes([(await reader.readexactly(1))[0] ^ 1]))
     while data := await reader.read(_HEAD_BYTES):
         writer.write(data)
         await writer.drain()

@@ -220,12 +220,13 @@ class Checkpointer:
         """Delete one; what later ones need of it stays until they go."""
         asked = parse_checkpoint_id(checkpoint_id)
         async with self._locks.hold(asked.session_id):
-            await self._catalog.info(asked)
+            with suppress(Corrupt, WrongState):  # it may go all the same
+                await self._catalog.info(asked)
             await self._catalog.hide(asked)
             self._note_issued(asked.session_id, asked.number)
             if self._last.get(asked.session_id) == checkpoint_id:
-                newest = await self._newest(asked.session_id)
-                self._last[asked.session_id] = str(newest.checkpoint_id) if newest else ""
+                visible = (await self._catalog.shelf(asked.session_id)).visible
+                self._last[asked.session_id] = str(visible[-1]) if visible else ""
             await self._retention.sweep(asked.session_id)
 
     def verify(self, session_id: str = "") -> AsyncIterator[Verified]:

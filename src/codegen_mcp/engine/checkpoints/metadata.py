@@ -1,12 +1,14 @@
 """The metadata object of a checkpoint: CheckpointInfo as JSON. Older formats are always read.
 
 Format 1 is a JSON object: ``format``, ``checkpoint`` (the id), the other fields of CheckpointInfo
-by name; ``limits`` is an object by limit name (a limit that is missing has its default).
+by name; ``limits`` is an object by limit name (a limit that is missing has its default); and
+``own_sha256``, of all the others as JSON with sorted keys and without spaces.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -34,6 +36,7 @@ def encode_info(info: CheckpointInfo) -> bytes:
         content[name] = dict(content[name])
     for name in (*_TEXTS, "chain"):
         content[name] = list(content[name])
+    content["own_sha256"] = _own_sha256(content)
     return json.dumps(content, ensure_ascii=True, indent=1).encode() + b"\n"
 
 
@@ -49,6 +52,7 @@ def decode_info(data: bytes, expected: CheckpointId) -> CheckpointInfo:
         if not isinstance(content, dict):
             raise TypeError("no object")
         found = content.pop("format", None)
+        digest = content.pop("own_sha256", None)
         if not isinstance(found, int) or isinstance(found, bool) or found < 1:
             raise TypeError(f"format {found!r}")
         if found > FORMAT:
@@ -57,6 +61,8 @@ def decode_info(data: bytes, expected: CheckpointId) -> CheckpointInfo:
                 "this version knows; use the version that wrote it, or a newer one",
                 reason="FORMAT_TOO_NEW",
             )
+        if digest != _own_sha256({"format": found, **content}):
+            raise ValueError("it has another sha256 than it says")
         if parse_checkpoint_id(content.pop("checkpoint")) != expected:
             raise ValueError("it is another checkpoint's")
         return _info(expected, content)
@@ -66,6 +72,11 @@ def decode_info(data: bytes, expected: CheckpointId) -> CheckpointInfo:
             "use another checkpoint of the session",
             reason="CHECKPOINT_DAMAGED",
         ) from error
+
+
+def _own_sha256(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _info(checkpoint_id: CheckpointId, content: dict[str, Any]) -> CheckpointInfo:

@@ -103,6 +103,12 @@ class Publisher:
             for number in one.info.chain
         }
 
+    async def stored(self) -> None:
+        """Wait until every draft that waits now is in the store, or was given up."""
+        tasks = [one.task for one in self._waiting.values() if one.task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
+
     async def publish(
         self,
         draft: Draft,
