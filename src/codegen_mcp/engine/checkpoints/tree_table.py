@@ -43,14 +43,15 @@ class TreeTable:
             self.skipped.append(seen.path)
             return
         self.names[seen.path] = seen
-        if seen.kind in _FILES:
-            known = self._paths.get(seen.ino)
-            self._paths[seen.ino] = seen.path
-            if seen.nlink > 1:
-                self._linked.add(seen.path)
-                # It had one name when that was seen; the new one need not be told of it (inotify).
-                if known is not None and self.is_file(known) and self.names[known].ino == seen.ino:
-                    self._linked.add(known)
+        if seen.kind is EntryKind.DIRECTORY:
+            return
+        known = self.names.get(self._paths.get(seen.ino, b""))
+        self._paths[seen.ino] = seen.path
+        if seen.nlink > 1:
+            self._linked.add(seen.path)
+            # That one had no other name yet when it was seen, and no event tells of it (inotify).
+            if known is not None and (known.ino, known.kind) == (seen.ino, _plain(seen, known)):
+                self._linked.add(known.path)
 
     def remove(self, path: bytes) -> None:
         """Forget a name."""
@@ -60,7 +61,7 @@ class TreeTable:
     @property
     def linked(self) -> frozenset[bytes]:
         """Files that have or had several names."""
-        return frozenset(self._linked)
+        return frozenset(filter(self.is_file, self._linked))
 
     def refresh(
         self, root_fd: int, touched: Collection[bytes], trees: Collection[bytes] = ()
@@ -76,23 +77,35 @@ class TreeTable:
         to who is told of that: while code runs, the watch.
         """
         fresh: set[bytes] = set()
-        for path in sorted(touched, key=order):
-            now, known = _look(root_fd, path), self.names.get(path)
-            same = known is not None and now is not None and known.ino == now.ino
-            if same and path not in trees and now is not None and now.kind is EntryKind.DIRECTORY:
-                self.names[path] = now
-                continue
-            if known is not None and known.kind is EntryKind.DIRECTORY and now is not None:
-                self._purge(path)
-            self.remove(path)
-            if now is None or not self._has_parent(path):
-                continue
-            found = _below(root_fd, path) if now.kind is EntryKind.DIRECTORY else (now,)
-            for seen in found:
-                self.add(seen)
-                if seen.kind in _FILES:
-                    fresh.add(seen.path)
+        looked: set[bytes] = set()
+        pending = {*touched}
+        while pending:
+            found: set[bytes] = set()
+            for path in sorted(pending, key=order):
+                found |= self._look_at(root_fd, path, path in trees)
+            fresh |= {path for path in found if self.is_file(path)}
+            looked |= pending | found
+            # Whatever was done by one name was done to all: events name only that one.
+            inodes = {self.names[path].ino for path in found & self._linked}
+            pending = {p for p in self._linked if self.names[p].ino in inodes} - looked
         return fresh
+
+    def _look_at(self, root_fd: int, path: bytes, is_tree: bool) -> set[bytes]:
+        """Look again at one name, and at what is below a new directory; what was found."""
+        now, known = _look(root_fd, path), self.names.get(path)
+        if now is not None and known is not None and known.kind is EntryKind.DIRECTORY:
+            if (known.kind, known.ino) == (now.kind, now.ino) and not is_tree:
+                self.names[path] = now
+                return {path}
+            self._purge(path)
+        self.remove(path)
+        if now is None or not self._has_parent(path):
+            return set()
+        found: set[bytes] = set()
+        for seen in _below(root_fd, path) if now.kind is EntryKind.DIRECTORY else (now,):
+            self.add(seen)
+            found.add(seen.path)
+        return found
 
     def prune(self) -> None:
         """Forget what lies below something that is no directory of the tree."""
@@ -101,7 +114,7 @@ class TreeTable:
                 self.remove(path)
 
     def paths_of(self, inodes: Collection[int]) -> set[bytes]:
-        """Names of the files with these inodes."""
+        """Names of what has these inodes, directories left out."""
         found = {path for path in map(self._paths.get, inodes) if path is not None}
         found |= {path for path in self._linked if self.names[path].ino in inodes}
         return {path for path in found if path in self.names}
@@ -110,7 +123,7 @@ class TreeTable:
         """Path of each further name of a file to its first name."""
         found: dict[bytes, bytes] = {}
         first: dict[int, bytes] = {}
-        for path in sorted(self._linked, key=order):
+        for path in sorted(self.linked, key=order):
             leader = first.setdefault(self.names[path].ino, path)
             if leader != path:
                 found[path] = leader
@@ -160,6 +173,11 @@ def _below(root_fd: int, path: bytes) -> Generator[Seen, None, None]:
     except OSError as error:
         if error.errno not in _GONE:
             raise
+
+
+def _plain(seen: Seen, known: Seen) -> EntryKind | None:
+    """Kind that another name of the same thing has: of a file, a walk calls one of them a link."""
+    return known.kind if seen.kind in _FILES and known.kind in _FILES else seen.kind
 
 
 def _as_file(seen: Seen) -> Seen:
