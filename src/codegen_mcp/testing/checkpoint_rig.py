@@ -42,8 +42,8 @@ def impatient(server: S3Server, url: str, endpoint: str = "", **more: Any) -> S3
     """Make an S3 store that gives up within about a second."""
     config = parse_s3_url(url, server.environ(endpoint))
     quick: dict[str, Any] = {
-        "request_timeout_s": 0.6,
-        "retry_timeout_s": 0.6,
+        "request_timeout_s": 0.4,
+        "retry_timeout_s": 0.4,
         "max_retries": 1,
         "first_retry_s": 0.01,
     }

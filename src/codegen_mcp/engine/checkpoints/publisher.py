@@ -32,6 +32,7 @@ from codegen_mcp.engine.checkpoints.read_back import verify_stored
 from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
 from codegen_mcp.engine.checkpoints.spool import Draft
 from codegen_mcp.engine.owned_tasks import OwnedTasks
+from codegen_mcp.engine.uninterrupted import settled
 from codegen_mcp.sandbox.volumes.threads import to_end
 
 log = structlog.get_logger()
@@ -141,22 +142,19 @@ class Publisher:
                 await self._store(draft, info, manifest)
         except StoreUnavailable as error:
             if not self._keeps:
-                await self._discard(info)
-                await to_end(draft.remove)
+                await self._undo(draft, info)
                 raise
-            self._wait(info, draft)
+            self._wait(info, draft, tried=True)
             await self._drop_oldest(info.checkpoint_id.session_id)
             raise not_stored(info.checkpoint_id, error, self._retry_s[-1]) from error
         except asyncio.CancelledError:
             if self._keeps and await to_end(lambda: draft.ready):
                 self._wait(info, draft)
             else:
-                await to_end(draft.remove)
+                await self._undo(draft, info)
             raise
-        except BaseException as error:
-            if isinstance(error, Corrupt):
-                await self._discard(info)
-            await to_end(draft.remove)
+        except BaseException:
+            await self._undo(draft, info)
             raise
         await to_end(draft.remove)
 
@@ -175,10 +173,10 @@ class Publisher:
         ]
         return sorted(found, key=lambda one: one.info.checkpoint_id.number)
 
-    def _wait(self, info: CheckpointInfo, draft: Draft) -> None:
+    def _wait(self, info: CheckpointInfo, draft: Draft, *, tried: bool = False) -> None:
         if info.checkpoint_id not in self._waiting:
             one = self._waiting[info.checkpoint_id] = _Waiting(draft, info)
-            one.task = self._tasks.spawn(self._insist(one), "checkpoint-upload")
+            one.task = self._tasks.spawn(self._insist(one, tried=tried), "checkpoint-upload")
 
     async def _drop_oldest(self, session_id: str) -> None:
         """A store that stays away must not fill the disk: what retention would delete, goes."""
@@ -190,11 +188,15 @@ class Publisher:
                 await to_end(one.draft.remove)
                 log.warning("checkpoint.dropped", checkpoint=str(one.info.checkpoint_id))
 
-    async def _insist(self, one: _Waiting) -> None:
+    async def _insist(self, one: _Waiting, *, tried: bool) -> None:
         """Store a draft that waits. One that cannot be stays on disk, and what it needs stays."""
         checkpoint_id = one.info.checkpoint_id
         attempt = damaged = 0
         while True:
+            if tried:
+                await asyncio.sleep(self._retry_s[min(attempt, len(self._retry_s) - 1)])
+                attempt += 1
+            tried = True
             try:
                 async with self._late:
                     await self._store_late(one)
@@ -211,8 +213,6 @@ class Publisher:
             except Exception:
                 log.exception("checkpoint.not_stored", checkpoint=str(checkpoint_id))
                 return
-            await asyncio.sleep(self._retry_s[min(attempt, len(self._retry_s) - 1)])
-            attempt += 1
         log.info("checkpoint.stored_late", checkpoint=str(checkpoint_id))
         # Whoever holds the lock may have listed the store before this one was there.
         async with self._locks.hold(checkpoint_id.session_id):
@@ -280,6 +280,18 @@ class Publisher:
             size = (await self._catalog.store.stat(key)).size
             if size != await to_end(lambda: path.stat().st_size):
                 raise taken(info.checkpoint_id) from None
+
+    async def _undo(self, draft: Draft, info: CheckpointInfo) -> None:
+        """Leave nothing of a draft; to its end, also when the caller is cancelled meanwhile."""
+
+        async def undo() -> None:
+            await self._discard(info)
+            await to_end(draft.remove)
+
+        job = asyncio.ensure_future(undo())
+        if (cancelled := await settled(job)) is not None:
+            raise cancelled
+        job.result()
 
     async def _discard(self, info: CheckpointInfo) -> None:
         """Delete what was stored of a draft that is no checkpoint.
