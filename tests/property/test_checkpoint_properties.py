@@ -13,7 +13,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from codegen_mcp.core.limits import MIB
-from codegen_mcp.testing.checkpoint_rig import CheckpointRig, checkpoint_rig, state_directory
+from codegen_mcp.testing.checkpoint_engine import (
+    CheckpointEngine,
+    checkpoint_engine,
+    state_directory,
+)
 from codegen_mcp.testing.random_tree import Edit, edits
 
 SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
@@ -32,7 +36,7 @@ few = settings(
 class Opened:
     """An engine that outlives the examples of a test, in a loop that does, too."""
 
-    def __init__(self, runner: asyncio.Runner, rig: CheckpointRig) -> None:
+    def __init__(self, runner: asyncio.Runner, rig: CheckpointEngine) -> None:
         self.rig = rig
         self._runner = runner
 
@@ -45,7 +49,7 @@ def opened() -> Iterator[Opened]:
     if os.geteuid() != 0:
         pytest.skip("the volumes of other users' files need root")
     with state_directory() as state, asyncio.Runner() as runner:
-        engine = checkpoint_rig(state, max_checkpoints=LONGEST + 1)
+        engine = checkpoint_engine(state, max_checkpoints=LONGEST + 1)
         rig = runner.run(engine.__aenter__())
         try:
             yield Opened(runner, rig)
@@ -64,7 +68,7 @@ def test_any_tree_comes_back_from_any_link_of_a_chain(
     opened.run(chain(opened.rig, first, later))
 
 
-async def chain(rig: CheckpointRig, first: list[Edit], later: list[list[Edit]]) -> None:
+async def chain(rig: CheckpointEngine, first: list[Edit], later: list[list[Edit]]) -> None:
     session_id = await rig.create()
     try:
         rig.edit(session_id, first)
@@ -90,7 +94,7 @@ async def chain(rig: CheckpointRig, first: list[Edit], later: list[list[Edit]]) 
     assert rig.objects(session_id) == [f"{taken[-1][0].checkpoint_id.key}.deleted"]
 
 
-def tar_reads(rig: CheckpointRig, info: Any) -> None:
+def tar_reads(rig: CheckpointEngine, info: Any) -> None:
     """GNU tar lists an archive and finds nothing to say."""
     done = subprocess.run(
         ["tar", "-tzf", rig.object(info, ".tar.gz")], capture_output=True, check=False

@@ -82,7 +82,8 @@ class AutoSaver:
                 del known[gone]
         for session in self._sessions.living:
             session_id = session.session_id
-            self._saved.setdefault(session_id, (session.record.last_activity_ms, now))
+            # One that was used before it was first seen here has something to save.
+            self._saved.setdefault(session_id, (session.record.created_at_ms, now))
             if session_id in self._busy or self._blocked.get(session_id, 0.0) > now:
                 continue
             trigger = self._due(session, now)

@@ -93,8 +93,7 @@ class Catalog:
         """
         if not (hidden or listed) and await self.has(checkpoint_id, TOMBSTONE):
             raise not_found(checkpoint_id)
-        known = self._known.get(checkpoint_id)
-        if known is not None and (listed or await self.has(checkpoint_id, INFO)):
+        if listed and (known := self._known.get(checkpoint_id)) is not None:
             return known
         try:
             data = await self.info_data(checkpoint_id)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +24,8 @@ from codegen_mcp.core.errors import (
     Corrupt,
     NotFound,
     StoreUnavailable,
+    Unavailable,
+    WorkerError,
     WrongState,
 )
 from codegen_mcp.core.ids import new_session_id
@@ -39,6 +41,7 @@ from codegen_mcp.engine.checkpoints.recent import RecentManifests
 from codegen_mcp.engine.checkpoints.restorer import Restorer
 from codegen_mcp.engine.checkpoints.retention import Retention
 from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
+from codegen_mcp.engine.checkpoints.sound_chains import SoundChains
 from codegen_mcp.engine.checkpoints.spool import Spool
 from codegen_mcp.engine.checkpoints.taker import LIVE_STATE, Order, Taken, take
 from codegen_mcp.engine.owned_tasks import OwnedTasks
@@ -116,6 +119,7 @@ class Checkpointer:
         self._retention = Retention(self._catalog, keep=config.keep, waiting=self._publisher.needed)
         self._library = Library(self._catalog, self._spool, self._locks)
         self._manifests = RecentManifests()
+        self._chains = SoundChains(self._catalog, remote=config.remote)
         self._last: dict[str, str] = {}
         self._issued: dict[str, int] = {}
         self._stock: asyncio.Task[None] | None = None
@@ -149,9 +153,10 @@ class Checkpointer:
     ) -> CheckpointInfo:
         """Save; durable and verified when this returns (``base.Checkpoints.save``)."""
         check_checkpoint_name(name)
-        session = self._sessions.session(session_id)
+        self._sessions.session(session_id)
         async with self._locks.hold(session_id):
-            with session.checkpointing(), disk_errors():
+            session = self._sessions.session(session_id)  # a restore may have put another there
+            with session.checkpointing(), _while_open(session), disk_errors():
                 found = await self._look(session_id, incremental)
                 order = await self._order(session, found, name, trigger)
                 taken = await take(session, order, self._spool)
@@ -302,8 +307,7 @@ class Checkpointer:
                 manifest = self._manifests.get(str(checkpoint_id))
                 if manifest is None:
                     manifest, _ = await self._catalog.manifest(info)
-                for number in info.chain:
-                    await self._store.stat(replace(checkpoint_id, number=number).key + ARCHIVE)
+                await self._chains.check(info)
                 return info, manifest.entries
             except (Corrupt, NotFound, WrongState) as error:
                 log.warning("checkpoint.no_parent", error=error.message)
@@ -316,8 +320,9 @@ class Checkpointer:
         with suppress(OSError):  # only a hint
             await to_end(lambda: taken.live.save(session.directory / LIVE_STATE))
         try:
+            await self._chains.note(taken.info)
             await self._retention.retire(session.session_id, shelf)
-        except StoreUnavailable as error:
+        except WorkerError as error:  # this one is saved all the same
             log.warning("checkpoint.not_retired", error=error.message)
 
     async def _stored_late(self, info: CheckpointInfo) -> None:
@@ -373,6 +378,16 @@ def config_of(info: CheckpointInfo) -> SessionConfig:
         if info.checkpoint_interval_s < 0
         else info.checkpoint_interval_s,
     )
+
+
+@contextmanager
+def _while_open(session: Session) -> Iterator[None]:
+    """Answer that the session is gone where its files went while they were read."""
+    try:
+        yield
+    except Unavailable:
+        session.check_open()
+        raise
 
 
 def _lost(info: CheckpointInfo) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from codegen_mcp.core.errors import Full, Unavailable
+from codegen_mcp.core.errors import Full, StoreUnavailable, Unavailable
 from codegen_mcp.engine.session_maker import NO_SPACE, RETRY_AFTER_S
 
 
@@ -14,6 +14,15 @@ def disk_errors() -> Iterator[None]:
     """Answer for OSError: a full disk is Full, anything else Unavailable; nothing was saved."""
     try:
         yield
+    except StoreUnavailable as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_SPACE:
+            raise Full(
+                f"the disk of the object store is full: nothing was saved ({error.message}); free "
+                "space there, or delete checkpoints",
+                reason="DISK_FULL",
+                retry_after_s=RETRY_AFTER_S,
+            ) from error
+        raise
     except OSError as error:
         if error.errno in NO_SPACE:
             raise Full(
