@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from codegen_mcp.core.limits import GIB, KIB, MIB, ResourceLimits
+from codegen_mcp.core.masking import masked
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -182,4 +183,5 @@ class Settings(BaseSettings):
 
     def shown(self) -> dict[str, object]:
         """Return the effective values with secrets masked."""
-        return self.model_dump(mode="json")
+        values = self.model_dump(mode="json")
+        return {k: masked(v) if isinstance(v, str) else v for k, v in values.items()}

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
+import grpc
 import pytest
 import pytest_asyncio
+from grpc import aio
 
+from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
 from codegen_mcp.bootstrap import open_engine
-from codegen_mcp.core.errors import Corrupt, StoreUnavailable
+from codegen_mcp.cli.main import main
+from codegen_mcp.core.errors import Corrupt, InvalidRequest, StoreUnavailable
 from codegen_mcp.stores.s3 import S3Store
 from codegen_mcp.testing.checkpoint_rig import (
     CheckpointRig,
@@ -27,7 +32,8 @@ from codegen_mcp.testing.checkpoint_rig import (
 )
 from codegen_mcp.testing.fault_proxy import Fault, FaultProxy, Rule
 from codegen_mcp.testing.s3_server import S3Server
-from codegen_mcp.testing.worker import state_directory
+from codegen_mcp.testing.wire import Wire, dial
+from codegen_mcp.testing.worker import state_directory, worker_process
 
 SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
 SCHEDULES = 20
@@ -295,3 +301,126 @@ async def test_a_worker_killed_in_an_upload_leaves_it_to_the_next_one(s3, proxy,
             assert await ids(checkpoints) == [second, first]
             assert await read(rig, checkpoints, first) == "first"
             assert await read(rig, checkpoints, second) == "second"
+            assert (await checkpoints.save(first.partition(".")[0])).checkpoint_id.number == 3
+
+
+MEASURE = """
+import asyncio, sys
+from pathlib import Path
+from codegen_mcp.settings import Settings
+from codegen_mcp.testing.checkpoint_rig import CheckpointRig
+from codegen_mcp.bootstrap import open_engine
+
+WRITE = "import os; f = open('a', 'wb'); [f.write(os.urandom(1 << 20)) for _ in range({})]"
+
+def peak():  # not ru_maxrss: that has what the process had before execve(2), too
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+async def main():
+    settings, mebibytes = Settings.model_validate_json(sys.argv[1]), int(sys.argv[2])
+    async with open_engine(settings, keep_sessions=False) as engine:
+        rig, checkpoints = CheckpointRig(engine), engine.checkpoints
+        session = await rig.session()
+
+        async def cycle(count):
+            await rig.run(session, WRITE.format(count))
+            saved = await checkpoints.save(session)
+            assert saved.size_bytes >= count << 20
+            code = "import os; print(os.path.getsize('a'))"
+            found = await rig.content(checkpoints, str(saved.checkpoint_id), code)
+            assert found == str(count << 20)
+
+        await cycle(1)
+        before = peak()
+        await cycle(mebibytes)
+        print("grew by", peak() - before)
+
+asyncio.run(main())
+"""
+
+
+async def test_memory_stays_flat_while_a_large_session_is_saved_and_restored(s3):
+    async with state_directory() as state:
+        settings = engine_settings(
+            state,
+            checkpoint_dir=s3.new_url(),
+            disk_bytes=BYTES + 64 * 1024 * 1024,
+            volume="plain",
+        )
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", MEASURE, settings.model_dump_json(by_alias=True)),
+            str(BYTES >> 20),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, **s3.environ()},
+        )
+        try:
+            output, _ = await worker.communicate()
+        finally:
+            if worker.returncode is None:
+                worker.kill()
+                await worker.wait()
+    assert worker.returncode == 0
+    grown = int(output.decode().partition("grew by")[2].split()[0])
+    assert grown < FLAT_BYTES
+
+
+@asynccontextmanager
+async def serving(**settings: str) -> AsyncIterator[tuple[Wire, str]]:
+    """A worker process over a store, and a session of it."""
+    async with worker_process(pool_size=0, **settings) as worker, dial(worker.address) as wire:
+        yield wire, await wire.session()
+
+
+async def test_a_worker_takes_its_store_from_the_environment(s3, monkeypatch):
+    for name, value in s3.environ().items():
+        monkeypatch.setenv(name, value)
+    url = s3.new_url()
+    async with serving(checkpoint_dir=url) as (wire, session):
+        saved = await wire.sessions.CheckpointSession(pb.CheckpointRequest(session_id=session))
+        listed = await wire.sessions.ListCheckpoints(pb.ListCheckpointsRequest())
+    assert [one.checkpoint_id for one in listed.checkpoints] == [saved.checkpoint_id]
+    async with impatient(s3, url, request_timeout_s=20.0) as store:
+        assert len(await keys(store, session)) >= 3
+        assert saved.metadata.storage_url.startswith(url)
+
+
+async def test_a_bucket_that_is_not_there_is_said_with_what_to_do(s3, monkeypatch):
+    for name, value in s3.environ().items():
+        monkeypatch.setenv(name, value)
+    async with serving(checkpoint_dir="s3://not-there/p") as (wire, session):
+        with pytest.raises(aio.AioRpcError) as refused:
+            await wire.sessions.CheckpointSession(pb.CheckpointRequest(session_id=session))
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+    said = refused.value.details() or ""
+    assert "NoSuchBucket; make the bucket, or correct its name" in said
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("s3://bucket/p", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ("s3://key:secret@bucket/p", "store 's3://***@bucket/p' is not valid"),
+        ("relative", "use an absolute path, file:///path, memory: or s3://bucket/prefix"),
+    ],
+)
+async def test_a_store_that_cannot_be_is_refused_at_the_start(monkeypatch, address, said):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    async with state_directory() as state:
+        settings = engine_settings(state, checkpoint_dir=address)
+        with pytest.raises(InvalidRequest, match=re.escape(said)):
+            async with open_engine(settings):
+                raise AssertionError("it opened")
+
+
+async def test_the_command_config_masks_secrets(monkeypatch, capsys):
+    monkeypatch.setenv("CHECKPOINT_DIR", "s3://key:secret@bucket/p")
+    monkeypatch.setenv("PACKAGE_INDEX_URLS", "https://u:secret@h/simple https://i/s?token=secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    for options in ([], ["--json"]):
+        assert main(["config", *options]) == 0
+        shown = capsys.readouterr().out
+        assert "secret" not in shown
+        assert "s3://***@bucket/p" in shown
+        assert "https://***@h/simple https://i/s?***" in shown

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 from pydantic import ValidationError
 
+from codegen_mcp.core.masking import masked
 from codegen_mcp.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,7 +46,8 @@ def make_settings(**flags: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in item['loc'])}={item.get('input')!r}: {item['msg']}"
+            f"{'.'.join(str(part) for part in item['loc'])}="
+            f"{masked(repr(item.get('input')))}: {item['msg']}"
             for item in error.errors(include_url=False)
         ]
         raise click.UsageError("invalid setting: " + "; ".join(lines)) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from codegen_mcp.core.errors import InvalidRequest
+from codegen_mcp.core.masking import masked
 from codegen_mcp.stores.base import ObjectStore
 from codegen_mcp.stores.local import LocalStore
 from codegen_mcp.stores.memory import MemoryStore
@@ -24,7 +25,9 @@ def _local(url: str, environ: Mapping[str, str]) -> ObjectStore:
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
-        raise InvalidRequest(f"store {url!r} names no local directory; use file:///absolute/path")
+        raise InvalidRequest(
+            f"store {masked(url)!r} names no local directory; use file:///absolute/path"
+        )
     return LocalStore(Path(path))
 
 
@@ -35,7 +38,8 @@ def _s3(url: str, environ: Mapping[str, str]) -> ObjectStore:
         if error.name != "obstore":
             raise
         raise InvalidRequest(
-            f"store {url!r} needs obstore; install codegen-mcp[s3] (pip install 'codegen-mcp[s3]')"
+            f"store {masked(url)!r} needs obstore; install codegen-mcp[s3] "
+            "(pip install 'codegen-mcp[s3]')"
         ) from error
     from codegen_mcp.stores.s3_config import parse_s3_url
 
@@ -65,7 +69,7 @@ def open_store(url_or_path: str, *, environ: Mapping[str, str] | None = None) ->
     scheme, colon, _ = url_or_path.partition(":")
     if not colon or scheme not in STORES:
         raise InvalidRequest(
-            f"store {url_or_path!r} is not known; use an absolute path, file:///path, memory: or "
-            "s3://bucket/prefix"
+            f"store {masked(url_or_path)!r} is not known; use an absolute path, file:///path, "
+            "memory: or s3://bucket/prefix"
         )
     return STORES[scheme](url_or_path, os.environ if environ is None else environ)

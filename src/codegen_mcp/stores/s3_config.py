@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from codegen_mcp.core.errors import InvalidRequest
+from codegen_mcp.core.masking import masked
 from codegen_mcp.stores.base import check_key
 
 MIB = 1024 * 1024
@@ -46,7 +47,8 @@ class S3Config:
     """Larger files are sent in parts."""
     part_bytes: int = 8 * MIB
     """5 MiB or more (Amazon); parts grow as needed to be at most 10,000."""
-    parallel_parts: int = 4
+    parallel_parts: int = 2
+    """One upload takes some 30 MB of memory then."""
     copy_bytes: int = 5 * 1024 * MIB
     """Most that the service copies in one request (UploadPartCopy)."""
     staging_kept_s: float = 24 * 3600.0
@@ -70,12 +72,13 @@ class S3Config:
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
             raise InvalidRequest(
-                f"S3 endpoint {self.endpoint!r} is not valid; set AWS_ENDPOINT_URL to "
+                f"S3 endpoint {masked(self.endpoint)!r} is not valid; set AWS_ENDPOINT_URL to "
                 "https://host[:port]"
             )
         if parts.scheme == "http" and not self.allow_http:
             raise InvalidRequest(
-                f"S3 endpoint {self.endpoint!r} has no TLS; use https, or set AWS_ALLOW_HTTP=true"
+                f"S3 endpoint {masked(self.endpoint)!r} has no TLS; use https, or set "
+                "AWS_ALLOW_HTTP=true"
             )
 
     @property
@@ -98,7 +101,7 @@ def parse_s3_url(url: str, environ: Mapping[str, str]) -> S3Config:
     parts = urlsplit(url)
     if parts.scheme != "s3" or parts.query or parts.fragment or "@" in parts.netloc:
         raise InvalidRequest(
-            f"store {url.partition('?')[0]!r} is not valid; use s3://bucket/prefix and set "
+            f"store {masked(url)!r} is not valid; use s3://bucket/prefix and set "
             "everything else in the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...)"
         )
     return S3Config(
