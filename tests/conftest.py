@@ -11,8 +11,8 @@ import pytest
 # A child that is forked to exec must not run gRPC's fork handlers: they abort it now and then.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
-from codegen_mcp.testing.s3_server import S3Server, shared_s3_server  # noqa: E402
-from codegen_mcp.testing.worker import start_worker_process, state_directory  # noqa: E402
+from codegen_mcp.testing.s3_server import S3Server, shared_s3_server
+from codegen_mcp.testing.worker import start_worker_process, state_directory
 
 
 @pytest.fixture(scope="session")

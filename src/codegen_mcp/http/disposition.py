@@ -12,6 +12,6 @@ def attachment(name: str) -> str:
     """Return the header's value: to be saved under this name, never shown in place."""
     plain = "".join(one if " " <= one <= "~" and one not in '"\\%' else "_" for one in name)
     value = f'attachment; filename="{plain}"'
-    if plain != name:
+    if plain != name or name != name.strip():  # readers strip what is in quotes
         value += f"; filename*=UTF-8''{quote(name, safe=_ATTRIBUTE)}"
     return value

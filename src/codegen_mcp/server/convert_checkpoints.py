@@ -70,6 +70,9 @@ def metadata(info: CheckpointInfo) -> pb.CheckpointMetadata:
         manifest_sha256=short(info.manifest_sha256),
         journal_sha256=short(info.journal_sha256),
         inflated_bytes=whole(info.inflated_bytes),
+        checkpoint_interval_seconds=(
+            info.checkpoint_interval_s if info.checkpoint_interval_s >= 0 else None
+        ),
     )
 
 

@@ -31,6 +31,8 @@ _FIXES = {
 class AnswerLost(StoreUnavailable):
     """A request was sent and the connection broke: done or not. Not tried again yet."""
 
+    reason = "STORE_ANSWER_LOST"
+
 
 def translate(error: Exception, store: str, key: str) -> WorkerError:
     """Say what a failed request means for an object (or a list, with ``key`` empty)."""

@@ -50,6 +50,7 @@ FACTS = CheckpointInfo(
     consistency="stopped",
     trigger="turn",
     last_sequence=11,
+    checkpoint_interval_s=12.5,
 )
 
 

@@ -438,6 +438,7 @@ class CheckpointMetadata(_message.Message):
     MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
     JOURNAL_SHA256_FIELD_NUMBER: _builtins.int
     INFLATED_BYTES_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     workspace_id: _builtins.str
     created_at_ms: _builtins.int
@@ -475,6 +476,8 @@ class CheckpointMetadata(_message.Message):
     """Of the records of finished tasks, as lower-case hex; empty when there are none."""
     inflated_bytes: _builtins.int
     """Of the archive without its compression."""
+    checkpoint_interval_seconds: _builtins.float
+    """Between saves of the session by itself; 0 is never. Not set: not recorded."""
     @_builtins.property
     def env_vars(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """As the session was made with."""
@@ -532,12 +535,15 @@ class CheckpointMetadata(_message.Message):
         manifest_sha256: _builtins.str = ...,
         journal_sha256: _builtins.str = ...,
         inflated_bytes: _builtins.int = ...,
+        checkpoint_interval_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_restore", b"auto_restore", "chain_checkpoint_ids", b"chain_checkpoint_ids", "checkpoint_id", b"checkpoint_id", "checkpoint_name", b"checkpoint_name", "checksum_sha256", b"checksum_sha256", "consistency", b"consistency", "created_at_ms", b"created_at_ms", "durability", b"durability", "entry_count", b"entry_count", "env_vars", b"env_vars", "freeze_ms", b"freeze_ms", "idle_timeout_seconds", b"idle_timeout_seconds", "inflated_bytes", b"inflated_bytes", "installed_packages", b"installed_packages", "interpreter", b"interpreter", "journal_sha256", b"journal_sha256", "last_sequence", b"last_sequence", "limits", b"limits", "manifest_sha256", b"manifest_sha256", "modified_count", b"modified_count", "modified_files", b"modified_files", "parent_checkpoint_id", b"parent_checkpoint_id", "session_id", b"session_id", "session_metadata", b"session_metadata", "size_bytes", b"size_bytes", "storage_url", b"storage_url", "total_bytes", b"total_bytes", "trigger", b"trigger", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "auto_restore", b"auto_restore", "chain_checkpoint_ids", b"chain_checkpoint_ids", "checkpoint_id", b"checkpoint_id", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "checkpoint_name", b"checkpoint_name", "checksum_sha256", b"checksum_sha256", "consistency", b"consistency", "created_at_ms", b"created_at_ms", "durability", b"durability", "entry_count", b"entry_count", "env_vars", b"env_vars", "freeze_ms", b"freeze_ms", "idle_timeout_seconds", b"idle_timeout_seconds", "inflated_bytes", b"inflated_bytes", "installed_packages", b"installed_packages", "interpreter", b"interpreter", "journal_sha256", b"journal_sha256", "last_sequence", b"last_sequence", "limits", b"limits", "manifest_sha256", b"manifest_sha256", "modified_count", b"modified_count", "modified_files", b"modified_files", "parent_checkpoint_id", b"parent_checkpoint_id", "session_id", b"session_id", "session_metadata", b"session_metadata", "size_bytes", b"size_bytes", "storage_url", b"storage_url", "total_bytes", b"total_bytes", "trigger", b"trigger", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["checkpoint_interval_seconds"]  # noqa: Y015
+    _WhichOneofArgType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_interval_seconds) -> _WhichOneofReturnType__checkpoint_interval_seconds | None: ...
 
 Global___CheckpointMetadata: _TypeAlias = CheckpointMetadata  # noqa: Y015
 
