@@ -15,6 +15,10 @@ _CONTENT = fanotify.MODIFY | fanotify.ATTRIB | fanotify.CLOSE_WRITE
 """CLOSE_WRITE also tells of stores through a mapping, when its last user lets go."""
 
 
+_ATTEMPTS = 50
+"""A directory is said to be ENOMEM for a moment while it is removed, and then ESTALE."""
+
+
 class _Unknown(Exception):
     """A path cannot be told."""
 
@@ -132,12 +136,15 @@ class FanotifyWatch:
             os.close(fd)
 
     def _open(self, handle: bytes) -> int:
-        try:
-            return fanotify.open_handle(self._root, handle)
-        except OSError as error:
-            if error.errno != errno.ESTALE:
-                raise
-            return -1
+        for _ in range(_ATTEMPTS):
+            try:
+                return fanotify.open_handle(self._root, handle)
+            except OSError as error:
+                if error.errno == errno.ESTALE:
+                    return -1
+                if error.errno != errno.ENOMEM:
+                    raise
+        raise _Unknown
 
 
 def _is_alone(root: int) -> bool:
