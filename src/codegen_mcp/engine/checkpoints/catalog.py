@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo
 from codegen_mcp.core.errors import AlreadyExists, Corrupt, NotFound
@@ -147,9 +148,10 @@ class Catalog:
         check_digest(data, info.journal_sha256, info.checkpoint_id, "journal")
         return data
 
-    def archive(self, checkpoint_id: CheckpointId) -> AsyncIterator[bytes]:
+    def archive(self, checkpoint_id: CheckpointId) -> AsyncGenerator[bytes, None]:
         """Read an archive's bytes. NotFound at the first piece when it is missing."""
-        return self.store.get(checkpoint_id.key + ARCHIVE)
+        pieces = self.store.get(checkpoint_id.key + ARCHIVE)
+        return cast("AsyncGenerator[bytes, None]", pieces)  # as all stores give it
 
     async def hide(self, checkpoint_id: CheckpointId) -> None:
         """Delete, as far as anybody can see; idempotent."""

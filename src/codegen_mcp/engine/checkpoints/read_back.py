@@ -46,10 +46,8 @@ async def verify_stored(catalog: Catalog, info: CheckpointInfo, manifest: Manife
             reason="CHECKPOINT_DAMAGED",
         ) from error
     finally:
-        close = getattr(pieces, "aclose", None)
-        if close is not None:
-            with contextlib.suppress(RuntimeError):
-                await close()
+        with contextlib.suppress(RuntimeError):
+            await pieces.aclose()
     if inflated != info.inflated_bytes:
         raise Corrupt(
             f"the archive of checkpoint {str(info.checkpoint_id)!r} is not as long as recorded",

@@ -8,7 +8,9 @@ import os
 import time
 import zlib
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -145,26 +147,30 @@ class Restorer:
             raise missing(checkpoint_id, "metadata") from None
         digest, size = hashlib.sha256(), 0
         copy = await to_end(self._spool.scratch, os.close) if self._copies else -1
+
+        def take(piece: bytes) -> None:
+            digest.update(piece)
+            if copy >= 0:
+                _write(copy, piece)
+
         try:
-            async for piece in self._catalog.archive(checkpoint_id):
-                digest.update(piece)
-                size += len(piece)
-                if copy >= 0:
-                    data = piece
-                    await to_end(lambda: _write(copy, data))  # noqa: B023 - awaited at once
+            async with aclosing(self._catalog.archive(checkpoint_id)) as pieces:
+                async for piece in pieces:
+                    size += len(piece)
+                    await to_end(partial(take, piece))
+            if size != info.size_bytes or digest.hexdigest() != info.sha256:
+                raise Corrupt(
+                    f"the archive of checkpoint {str(checkpoint_id)!r} is damaged ({size} bytes "
+                    f"of {info.size_bytes}, or another sha256); use another checkpoint of the "
+                    "session",
+                    reason="CHECKPOINT_DAMAGED",
+                )
         except NotFound:
             _close(copy)
             raise missing(checkpoint_id, "archive") from None
         except BaseException:
             _close(copy)
             raise
-        if size != info.size_bytes or digest.hexdigest() != info.sha256:
-            _close(copy)
-            raise Corrupt(
-                f"the archive of checkpoint {str(checkpoint_id)!r} is damaged ({size} bytes of "
-                f"{info.size_bytes}, or another sha256); use another checkpoint of the session",
-                reason="CHECKPOINT_DAMAGED",
-            )
         return Link(checkpoint_id=checkpoint_id, inflated_bytes=info.inflated_bytes, copy=copy)
 
     def _source(self, link: Link) -> ArchiveSource:
