@@ -23,12 +23,14 @@ from dataclasses import dataclass, field, replace
 from codegen_mcp.core.checkpoint import Entry, EntryKind
 from codegen_mcp.engine.checkpoints.archive_writer import ArchiveWriter, Changed
 from codegen_mcp.engine.checkpoints.aside import Aside, Copy
+from codegen_mcp.engine.checkpoints.bounds import check_holes
 from codegen_mcp.engine.checkpoints.live_state import TICK_NS, LiveState, State, changed
 from codegen_mcp.engine.checkpoints.scan import FirstNames, Seen
 from codegen_mcp.engine.checkpoints.source_files import (
+    Read,
+    Segments,
     data_segments,
     hash_whole,
-    reader,
     regular_file,
 )
 from codegen_mcp.engine.checkpoints.tree_table import TreeTable, order, walk
@@ -95,6 +97,10 @@ class Capture:
         """May have been written to through a mapping that is still there."""
         self._stale: set[bytes] = set()
         """Packed, and not valid any more."""
+        self._lost_track = False
+        """Too much was touched to look at each of it: everything is looked at again at the end."""
+        self._holes = 0
+        """Bytes of all holes that were packed."""
         self._stopped = False
 
     def stop(self) -> None:
@@ -130,6 +136,9 @@ class Capture:
         Returns:
             How many files were packed.
         """
+        if self._lost_track or self._table.costs_more_than_a_walk(changes.trees):
+            self._lost_track = True
+            return 0
         touched = changes.paths | self._table.paths_of(changes.inodes) | self._unsteady
         self._unsteady = set()
         looked = self._table.refresh(self._root_fd, touched, changes.trees)
@@ -156,7 +165,11 @@ class Capture:
         """
         doubtful: set[bytes] = set()
         linked: frozenset[bytes] = frozenset()
-        if changes.overflow:
+        if (
+            changes.overflow
+            or self._lost_track
+            or self._table.costs_more_than_a_walk(changes.trees)
+        ):
             self._table = TreeTable()
             for root in ROOTS:
                 for seen in walk(self._root_fd, root):
@@ -215,7 +228,9 @@ class Capture:
                 leader = self._table.names[target]
                 entry = Entry(path, EntryKind.HARDLINK, leader.mode, leader.mtime_ns, target=target)
             elif seen.kind is EntryKind.FILE:
-                entry = replace(self._content[path][1], mode=seen.mode, mtime_ns=seen.mtime_ns)
+                entry = self._content[path][1]
+                if (entry.mode, entry.mtime_ns) != (seen.mode, seen.mtime_ns):
+                    entry = replace(entry, mode=seen.mode, mtime_ns=seen.mtime_ns)
                 # What is mapped can be written to later without a trace: it stays in doubt.
                 if path not in self._forced:
                     states[path] = State.of(seen)
@@ -243,8 +258,9 @@ class Capture:
                 if older is not None:
                     self._content[seen.path] = seen, older
                     return
+                self._count_holes(seen, segments)
                 entry = self._entry(seen, sparse=segments is not None)
-                entry = self._writer.add(entry, reader(fd), segments)
+                entry = self._writer.add(entry, self._reader(fd), segments)
                 self._content[seen.path] = seen, entry
                 if not _same_content(seen, _refreshed(seen, os.fstat(fd))):
                     self._unsteady.add(seen.path)
@@ -286,6 +302,7 @@ class Capture:
 
     def _pack_copy(self, path: bytes, seen: Seen, copy: Copy) -> None:
         older = None if self._base is None else self._base.entries.get(path)
+        self._count_holes(seen, copy.segments)
         entry = self._entry(seen, sparse=copy.segments is not None)
         if (
             older is not None
@@ -297,6 +314,25 @@ class Capture:
             return
         packed = self._writer.add(entry, self._aside.reader(copy), copy.segments)
         self._content[path] = seen, packed
+
+    def _count_holes(self, seen: Seen, segments: Segments | None) -> None:
+        """Refuse what would take hours to hash.
+
+        Raises:
+            LimitExceeded: Too many bytes of holes.
+        """
+        if segments is not None:
+            self._holes += seen.size - sum(length for _, length in segments)
+            check_holes(self._holes)
+
+    def _reader(self, fd: int) -> Read:
+        """Read a file as long as somebody wants the capture."""
+
+        def read(count: int) -> bytes:
+            self._check_stopped()
+            return os.read(fd, count)
+
+        return read
 
     def _check_stopped(self) -> None:
         if self._stopped:

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Collection
 
-from codegen_mcp.engine.checkpoints.tree_watch import MAX_CHANGES, Changes
+from codegen_mcp.engine.checkpoints.tree_watch import MAX_CHANGES, MAX_CHANGES_BYTES, Changes
 from codegen_mcp.sandbox import fanotify
 from codegen_mcp.sandbox.fanotify import Event
 
@@ -60,15 +60,19 @@ class FanotifyWatch:
             raise
 
     def drain(self) -> Changes:
-        """Read the queue, then find out what its handles mean."""
-        events: set[Event] = set()
-        overflow = False
-        for event in fanotify.read_events(self._listener):
-            overflow |= bool(event.mask & fanotify.Q_OVERFLOW) or len(events) >= MAX_CHANGES
-            if not overflow:  # else the rest is only thrown away
-                events.add(event)
-        if overflow:
+        """Read the queue, then find out what its handles mean.
+
+        Code may fill it as fast as it is read: beyond MAX_CHANGES events the watch is given up,
+        and with it what the kernel has queued.
+        """
+        if self._listener < 0:
             return Changes(overflow=True)
+        events: set[Event] = set()
+        for count, event in enumerate(fanotify.read_events(self._listener)):
+            if event.mask & fanotify.Q_OVERFLOW or count >= MAX_CHANGES:
+                self.close()
+                return Changes(overflow=True)
+            events.add(event)
         try:
             return self._resolve(events)
         except _Unknown:
@@ -86,6 +90,7 @@ class FanotifyWatch:
         top = _path_of(self._root) + b"/"
         directories: dict[bytes, bytes | None] = {}
         files = set()
+        size = 0
         for mask, handle, name, inode in events:
             if inode and not mask & fanotify.ONDIR:
                 files.add(inode)
@@ -99,6 +104,9 @@ class FanotifyWatch:
             changes.paths.add(directory)
             if name != b".":
                 path = directory + b"/" + name
+                size += len(path)
+                if size > MAX_CHANGES_BYTES:
+                    raise _Unknown
                 changes.paths.add(path)
                 if mask & fanotify.ONDIR and mask & _NAMES:
                     changes.trees.add(path)

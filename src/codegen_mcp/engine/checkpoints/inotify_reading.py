@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from codegen_mcp.engine.checkpoints.tree_watch import MAX_CHANGES, Changes
+from codegen_mcp.engine.checkpoints.tree_watch import MAX_CHANGES, MAX_CHANGES_BYTES, Changes
 from codegen_mcp.sandbox import inotify
 
 GONE_NAMES = inotify.DELETE | inotify.MOVED_FROM
@@ -21,6 +21,8 @@ class Reading:
 
     def __init__(self) -> None:
         self.changes = Changes()
+        self._events = 0
+        self._bytes = 0
         self._gone: set[bytes] = set()
         """Names whose last event removed them."""
         self._written: set[bytes] = set()
@@ -33,7 +35,9 @@ class Reading:
             Blind: There are too many.
         """
         self.changes.paths.add(path)
-        if len(self.changes.paths) > MAX_CHANGES:
+        self._events += 1
+        self._bytes += len(path)
+        if self._events > MAX_CHANGES or self._bytes > MAX_CHANGES_BYTES:
             raise Blind
         if mask & GONE_NAMES:
             self._gone.add(path)

@@ -7,15 +7,18 @@ size, sha256, source and 1 if it is sparse, for a link its target.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from codegen_mcp.core.checkpoint import FORMAT, Entry, EntryKind
-from codegen_mcp.engine.checkpoints.archive_codec import deflate
+from codegen_mcp.engine.checkpoints.archive_codec import deflater
+from codegen_mcp.engine.checkpoints.bounds import MAX_MANIFEST_BYTES, check_manifest_bytes
 from codegen_mcp.engine.checkpoints.manifest_reader import MAX_LINE_BYTES, read_manifest
 
 MAX_REMOVED = 1000
-MAX_INFLATED_BYTES = 512 * 1024 * 1024
+PIECE_BYTES = 1024 * 1024
+"""Packed at a time: the text of names that are no UTF-8 is six times as long as they are."""
 _quoted = json.encoder.encode_basestring_ascii
 
 
@@ -35,7 +38,11 @@ class Manifest:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Write a manifest; equal ones give equal bytes (of one version of the compressor)."""
+    """Write a manifest; equal ones give equal bytes (of one version of the compressor).
+
+    Raises:
+        LimitExceeded: It is longer than ``decode_manifest`` reads.
+    """
     removed: list[str] = []
     room = MAX_LINE_BYTES // 2
     for path in manifest.removed[:MAX_REMOVED]:
@@ -52,14 +59,33 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "bytes": sum(entry.size for entry in manifest.entries),
         "removed": removed,
     }
-    lines = [json.dumps(head, separators=(",", ":"))]
-    lines += [_line(entry) for entry in manifest.entries]
-    lines.append("")
-    return deflate("\n".join(lines).encode("ascii"))
+    packer = deflater()
+    packed: list[bytes] = []
+    size = 0
+    lines = (_line(entry) for entry in manifest.entries)
+    for piece in _pieces(chain([json.dumps(head, separators=(",", ":"))], lines)):
+        size += len(piece)
+        check_manifest_bytes(size)
+        packed.append(packer.compress(piece))
+    return b"".join([*packed, packer.flush()])
+
+
+def _pieces(lines: Iterable[str]) -> Iterator[bytes]:
+    """Yield lines, each ended, many at a time."""
+    begun: list[str] = []
+    length = 0
+    for line in lines:
+        begun.append(line)
+        length += len(line)
+        if length >= PIECE_BYTES:
+            yield "\n".join([*begun, ""]).encode("ascii")
+            begun, length = [], 0
+    if begun:
+        yield "\n".join([*begun, ""]).encode("ascii")
 
 
 def decode_manifest(
-    data: bytes, *, expected_checkpoint: str | None = None, max_bytes: int = MAX_INFLATED_BYTES
+    data: bytes, *, expected_checkpoint: str | None = None, max_bytes: int = MAX_MANIFEST_BYTES
 ) -> Manifest:
     """Read a manifest strictly; what comes out is whole and safe to walk.
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from codegen_mcp.core.checkpoint import FORMAT, Entry, EntryKind, parse_checkpoint_id
 from codegen_mcp.core.errors import Corrupt, LimitExceeded, NotFound, WrongState
 from codegen_mcp.engine.checkpoints.archive_inflate import iter_inflated
+from codegen_mcp.engine.checkpoints.bounds import MAX_ENTRIES
 
 ROOTS = (b"workspace", b"venv")
 MAX_PATH_BYTES = 65536
@@ -140,7 +141,7 @@ def _head(value: Any, expected: str | None) -> Head:
         checkpoint,
         number,
         _whole(value["parent"], "parent", 0, number - 1),
-        _whole(value["entries"], "entries", 0, MAX_SIZE),
+        _whole(value["entries"], "entries", 0, MAX_ENTRIES),
         _whole(value["bytes"], "bytes", 0, 2**80),
         tuple(_path(path) for path in removed),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from codegen_mcp.engine.checkpoints.manifest import Manifest
 
 MOST_ENTRIES = 40_000
-"""Of all manifests together: some 400 bytes each."""
+"""Of all manifests together: some 400 bytes each; a KiB of paths counts as one more."""
 
 
 class RecentManifests:
@@ -20,9 +20,14 @@ class RecentManifests:
         for older in [one for one in self._kept if one.partition(".")[0] == session]:
             del self._kept[older]
         self._kept[manifest.checkpoint] = manifest
-        while sum(len(one.entries) for one in self._kept.values()) > MOST_ENTRIES:
+        while sum(map(_weight, self._kept.values())) > MOST_ENTRIES:
             del self._kept[next(iter(self._kept))]
 
     def get(self, checkpoint: str) -> Manifest | None:
         """Return the manifest of a checkpoint, if it is here."""
         return self._kept.get(checkpoint)
+
+
+def _weight(manifest: Manifest) -> int:
+    entries = manifest.entries
+    return len(entries) + sum(len(one.path) + len(one.target) for one in entries) // 1024

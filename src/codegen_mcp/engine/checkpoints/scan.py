@@ -19,6 +19,7 @@ from codegen_mcp.engine.checkpoints.scan_levels import (
     GONE,
     MAX_PATH_BYTES,
     Level,
+    Listed,
     close,
     enter,
     leave,
@@ -85,13 +86,14 @@ def scan(
 
     Raises:
         WrongState: A directory that this process may not read and does not own.
-        LimitExceeded: A path is longer than ``MAX_PATH_BYTES``.
+        LimitExceeded: A path is longer than ``MAX_PATH_BYTES``, or there are too many names.
         OSError: The file system fails (EIO, EMFILE, ...).
     """
     known: FirstNames = {} if first_names is None else first_names
     levels: list[Level] = []
+    listed = Listed()
     try:
-        root = enter(root_fd, b".", name)
+        root = enter(root_fd, b".", name, listed)
         if root is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         levels.append(root)
@@ -101,7 +103,7 @@ def scan(
             if level.fd < 0 and not reopen(levels, root_fd):
                 leave(levels, root_fd)
                 continue
-            below = yield from _names(level, root.found.st_dev, skip, known)
+            below = yield from _names(level, root.found.st_dev, skip, known, listed)
             if below is None:
                 leave(levels, root_fd)
                 continue
@@ -115,7 +117,7 @@ def scan(
 
 
 def _names(
-    level: Level, device: int, skip: Collection[bytes], known: FirstNames
+    level: Level, device: int, skip: Collection[bytes], known: FirstNames, listed: Listed
 ) -> Generator[Seen, None, Level | None]:
     """Yield what is left of a directory up to the next directory in it, which is returned open."""
     fd, prefix = level.fd, level.prefix
@@ -123,7 +125,7 @@ def _names(
         path = prefix + name
         if skip and (name in skip or path in skip):
             continue
-        if is_directory and (below := enter(fd, name, path)) is not None:
+        if is_directory and (below := enter(fd, name, path, listed)) is not None:
             if below.found.st_dev == device:
                 return below
             close(below)
@@ -139,7 +141,7 @@ def _names(
                 continue
             raise
         if kind is EntryKind.DIRECTORY:  # since its name was read
-            if (below := enter(fd, name, path)) is not None:
+            if (below := enter(fd, name, path, listed)) is not None:
                 return below
             continue
         if kind is EntryKind.FILE and found.st_nlink > 1:

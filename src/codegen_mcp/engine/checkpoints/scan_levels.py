@@ -11,9 +11,11 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from codegen_mcp.core.errors import LimitExceeded, WrongState
 from codegen_mcp.core.paths import show_path
+from codegen_mcp.engine.checkpoints.bounds import MAX_ENTRIES, check_entries
 
 MAX_PATH_BYTES = 32 * 1024
 """Longest path that is walked. Far above PATH_MAX; bounds what a tree of nested names costs."""
@@ -40,7 +42,29 @@ class Level:
     """Its permission bits before it was lent others; -1 where it was not."""
 
 
-def enter(parent: int, name: bytes, path: bytes) -> Level | None:
+class Listed:
+    """Counts the names that one walk has in memory: those of all directories that it is in."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def read(self, fd: int) -> list[tuple[bytes, bool]]:
+        """Read an open directory: (name, whether it is a directory).
+
+        Raises:
+            LimitExceeded: There are more than a checkpoint may have.
+        """
+        with os.scandir(fd) as entries:
+            names = [
+                (os.fsencode(one.name), one.is_dir(follow_symlinks=False))
+                for one in islice(entries, MAX_ENTRIES + 1 - self._count)
+            ]
+        self._count += len(names)
+        check_entries(self._count)
+        return names
+
+
+def enter(parent: int, name: bytes, path: bytes, listed: Listed) -> Level | None:
     """Open a directory and list it; None when it is gone or no directory any more.
 
     Raises:
@@ -56,8 +80,7 @@ def enter(parent: int, name: bytes, path: bytes) -> Level | None:
         return None
     try:
         found = os.fstat(fd)
-        with os.scandir(fd) as entries:
-            names = [(os.fsencode(one.name), one.is_dir(follow_symlinks=False)) for one in entries]
+        names = listed.read(fd)
     except BaseException:
         _give_back(fd, own_mode)
         os.close(fd)

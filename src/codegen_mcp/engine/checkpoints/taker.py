@@ -155,6 +155,7 @@ class _Taking:
             while not step.done():
                 await asyncio.wait([step], timeout=DRAIN_S)
                 self._changes.add(await to_end(watch.drain))
+                self._session.check_open()  # nobody needs a checkpoint of what is destroyed
         finally:
             if not step.done():
                 capture.stop()

@@ -8,9 +8,12 @@ import stat
 from collections.abc import Collection, Generator, Iterator
 
 from codegen_mcp.core.checkpoint import EntryKind
+from codegen_mcp.engine.checkpoints.bounds import check_entries, check_names_bytes
 from codegen_mcp.engine.checkpoints.scan import FirstNames, Seen, scan
 from codegen_mcp.engine.checkpoints.source_files import open_entry
 
+MAX_STEPS = 20_000_000
+"""About a second. Code can put thousands of directories in the place of others."""
 _FILES = (EntryKind.FILE, EntryKind.HARDLINK)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _KINDS = {
@@ -36,13 +39,26 @@ class TreeTable:
         """Sockets and devices."""
         self._linked: set[bytes] = set()
         self._paths: dict[int, bytes] = {}
+        self._bytes = 0
+        """Of all names and link texts."""
 
     def add(self, seen: Seen) -> None:
-        """Note a name."""
+        """Note a name.
+
+        Raises:
+            LimitExceeded: There are more than a checkpoint may have.
+        """
+        self._bytes += len(seen.path) + len(seen.target)
+        check_names_bytes(self._bytes)
         if seen.kind is None:
             self.skipped.append(seen.path)
+            check_entries(len(self.skipped))
             return
+        before = self.names.get(seen.path)
+        if before is not None:
+            self._bytes -= len(before.path) + len(before.target)
         self.names[seen.path] = seen
+        check_entries(len(self.names))
         if seen.kind is EntryKind.DIRECTORY:
             return
         known = self.names.get(self._paths.get(seen.ino, b""))
@@ -55,7 +71,9 @@ class TreeTable:
 
     def remove(self, path: bytes) -> None:
         """Forget a name."""
-        self.names.pop(path, None)
+        gone = self.names.pop(path, None)
+        if gone is not None:
+            self._bytes -= len(path) + len(gone.target)
         self._linked.discard(path)
 
     @property
@@ -106,6 +124,10 @@ class TreeTable:
             self.add(seen)
             found.add(seen.path)
         return found
+
+    def costs_more_than_a_walk(self, trees: Collection[bytes]) -> bool:
+        """Whether ``refresh`` would look through all names too often: once for each tree."""
+        return len(trees) * len(self.names) > MAX_STEPS
 
     def prune(self) -> None:
         """Forget what lies below something that is no directory of the tree."""

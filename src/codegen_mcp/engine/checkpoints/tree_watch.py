@@ -12,6 +12,8 @@ from typing import Protocol
 
 MAX_CHANGES = 200_000
 """Names that one watch keeps; more is an overflow."""
+MAX_CHANGES_BYTES = 64 * 1024 * 1024
+"""Of all these names together; so is more of them."""
 
 
 @dataclass(slots=True)
@@ -32,12 +34,16 @@ class Changes:
     """Anything may have changed."""
 
     def add(self, other: Changes) -> None:
-        """Take in what another drain gave."""
-        self.overflow |= other.overflow
-        if not self.overflow:
+        """Take in what another drain gave; too much of it is an overflow."""
+        if not (self.overflow or other.overflow):
             self.paths |= other.paths
             self.trees |= other.trees
             self.inodes |= other.inodes
+        self.overflow |= other.overflow
+        self.overflow |= len(self.paths) > MAX_CHANGES or len(self.inodes) > MAX_CHANGES
+        self.overflow |= sum(map(len, self.paths)) > MAX_CHANGES_BYTES
+        if self.overflow:
+            self.paths, self.trees, self.inodes = set(), set(), set()
 
     def __bool__(self) -> bool:
         return bool(self.overflow or self.paths or self.inodes)
