@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -191,7 +191,17 @@ class ArchiveWriter:
                 stream.write(PADDING[stored % BLOCK])
                 _check_end(read, entry, digest.digest())
             self._where[entry.path] = stream.group
-        return replace(entry, sha256=digest.digest())
+        return Entry(
+            entry.path,
+            entry.kind,
+            entry.mode,
+            entry.mtime_ns,
+            size,
+            digest.digest(),
+            entry.target,
+            entry.source,
+            entry.sparse,
+        )
 
 
 def _exactly(read: Read, size: int, entry: Entry) -> bytes:

@@ -321,7 +321,8 @@ class Checkpointer:
             await to_end(lambda: taken.live.save(session.directory / LIVE_STATE))
         try:
             await self._chains.note(taken.info)
-            await self._retention.retire(session.session_id, shelf)
+            if await self._retention.retire(shelf):
+                self._tasks.spawn(self._sweep(session.session_id), "checkpoint-sweep")
         except WorkerError as error:  # this one is saved all the same
             log.warning("checkpoint.not_retired", error=error.message)
 
@@ -332,9 +333,18 @@ class Checkpointer:
             shelf = await self._catalog.shelf(session_id)
             if shelf.visible:
                 self._last[session_id] = str(shelf.visible[-1])
-            await self._retention.retire(session_id, shelf)
+            await self._retention.retire(shelf)
+            await self._retention.sweep(session_id, shelf)
         except StoreUnavailable as error:
             log.warning("checkpoint.not_retired", error=error.message)
+
+    async def _sweep(self, session_id: str) -> None:
+        """Delete what is hidden and not needed; nobody waits for that."""
+        try:
+            async with self._locks.hold(session_id):
+                await self._retention.sweep(session_id)
+        except WorkerError as error:
+            log.warning("checkpoint.not_swept", error=error.message)
 
     def _note_issued(self, session_id: str, number: int) -> None:
         self._issued[session_id] = max(number, self._issued.get(session_id, 0))

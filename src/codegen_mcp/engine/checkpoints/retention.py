@@ -31,18 +31,18 @@ class Retention:
         self._keep = keep
         self._waiting = waiting
 
-    async def retire(self, session_id: str, shelf: Shelf) -> None:
-        """Hide the oldest beyond the number kept, then sweep.
+    async def retire(self, shelf: Shelf) -> bool:
+        """Hide the oldest beyond the number kept; whether there is something to sweep.
 
         ``shelf`` is what the store has; where nothing is hidden, nothing is read for it.
         """
         if len(shelf.visible) <= self._keep and len(shelf.visible) == len(shelf.objects):
-            return
+            return False
         for checkpoint_id in shelf.visible[: -self._keep]:
             await self._catalog.hide(checkpoint_id)
             shelf.objects[checkpoint_id].add(TOMBSTONE)
             log.info("checkpoint.retired", checkpoint=str(checkpoint_id))
-        await self.sweep(session_id, shelf)
+        return True
 
     async def sweep(self, session_id: str, shelf: Shelf | None = None) -> None:
         """Delete hidden checkpoints whose archive no visible one needs.
