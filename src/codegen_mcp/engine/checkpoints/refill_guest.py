@@ -48,6 +48,11 @@ FAILED = 5
 
 ACROSS = "a file has names in both workspace and venv, which are two mounts in this sandbox"
 EMPTY = bytes(BLOCK)
+HOLE = 4096
+"""The shortest hole: a block of the file system."""
+MANY = 8192
+"""Segments of a file from which on the writer of the archive may have joined some: it lists fewer
+than twice as many, with the holes between them as zeros."""
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -197,14 +202,16 @@ class Refill:
                 os.lseek(fd, offset, os.SEEK_SET)
             for piece in source.pieces(count, path):
                 hashed.update(piece)
-                written = os.write(fd, piece)
-                while written < len(piece):
-                    written += os.write(fd, memoryview(piece)[written:])
+                if len(segments) >= MANY:
+                    write_data(fd, piece)
+                else:
+                    write(fd, piece)
             at = offset + count
             taken += count
         source.take(-taken % BLOCK, path)
         if length > at:
             hash_hole(hashed, length - at)
+        if length > at or len(segments) >= MANY:
             os.ftruncate(fd, length)
         return hashed.digest()
 
@@ -242,6 +249,23 @@ class Refill:
                     os.chmod(name, node.mode, dir_fd=parent)
                 set_time(name, node, parent)
             self.counts["d"] += 1
+
+
+def write(fd: int, piece: Any) -> None:
+    """Write all of it."""
+    written = os.write(fd, piece)
+    while written < len(piece):
+        written += os.write(fd, memoryview(piece)[written:])
+
+
+def write_data(fd: int, piece: bytes) -> None:
+    """Write all of it but blocks of zeros: they were holes, and take no room again."""
+    for start in range(0, len(piece), HOLE):
+        block = piece[start : start + HOLE]
+        if block.count(0) == len(block):
+            os.lseek(fd, len(block), os.SEEK_CUR)
+        else:
+            write(fd, block)
 
 
 def hash_hole(hashed: Any, count: int) -> None:

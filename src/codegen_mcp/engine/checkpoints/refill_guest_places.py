@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-HELD = 64
-"""Directories of a deep path that are held open: far below RLIMIT_NOFILE."""
+HELD = 8
+"""Directories of a deep path that are held open: a session may have but 32 descriptors."""
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

@@ -8,16 +8,16 @@ import os
 import time
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo, EntryKind
+from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo, Entry, EntryKind
 from codegen_mcp.core.errors import Corrupt, LimitExceeded, NotFound, SandboxUnavailable
-from codegen_mcp.core.limits import KIB, RunLimits
+from codegen_mcp.core.limits import KIB, MIB, ResourceLimits, RunLimits
 from codegen_mcp.engine.checkpoints.catalog import MAX_MANIFEST_BYTES, Catalog, missing
 from codegen_mcp.engine.checkpoints.live_state import LiveState, State
 from codegen_mcp.engine.checkpoints.manifest import Manifest
@@ -27,6 +27,7 @@ from codegen_mcp.engine.checkpoints.taker import LIVE_STATE
 from codegen_mcp.engine.checkpoints.tree_compare import check_volume
 from codegen_mcp.engine.checkpoints.tree_table import walk
 from codegen_mcp.engine.slot import Slot
+from codegen_mcp.sandbox.base import Sandbox
 from codegen_mcp.sandbox.volumes.threads import to_end
 
 log = structlog.get_logger()
@@ -34,7 +35,13 @@ log = structlog.get_logger()
 BASE_S = 60.0
 BYTES_PER_S = 10 * 1024 * 1024
 """A refill slower than this, after BASE_S, is given up."""
+NAMES_PER_S = 500
 PIECE_BYTES = 1024 * 1024
+PROGRAM_BYTES = 64 * MIB
+"""Of memory, for the program that fills a slot and its buffers."""
+NAME_BYTES = 800
+"""What it needs for each name, beside the text."""
+TAKE_BACK_TRIES, TAKE_BACK_PAUSE_S = 50, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,22 +119,25 @@ class Restorer:
         sandbox, info = slot.sandbox, verified.info
         if sandbox is None:
             raise SandboxUnavailable("the sandbox was lost; try again")
-        solid = sum(e.size for e in verified.manifest.entries if not e.sparse)
+        entries = verified.manifest.entries
+        solid, memory_bytes = await to_end(lambda: _needs(entries))
         if solid > slot.limits.disk_bytes:
             raise LimitExceeded(
                 f"checkpoint {str(info.checkpoint_id)!r} has {solid} bytes, more than the "
                 f"session's disk of {slot.limits.disk_bytes}; restore it with a larger disk"
             )
         seconds = BASE_S + (info.total_bytes + info.inflated_bytes) / BYTES_PER_S
-        await refill(
-            sandbox,
-            manifest=verified.manifest,
-            manifest_lines=verified.lines,
-            archives=[self._source(link) for link in verified.links],
-            limits=RunLimits(timeout_s=seconds, output_bytes=64 * KIB),
-            python=slot.interpreter.executable,
-            root=slot.volume.root,
-        )
+        seconds += len(entries) / NAMES_PER_S
+        async with roomy(sandbox, slot.limits, memory_bytes):
+            await refill(
+                sandbox,
+                manifest=verified.manifest,
+                manifest_lines=verified.lines,
+                archives=[self._source(link) for link in verified.links],
+                limits=RunLimits(timeout_s=seconds, output_bytes=64 * KIB),
+                python=slot.interpreter.executable,
+                root=slot.volume.root,
+            )
         await to_end(lambda: self._check(slot, verified))
         await sandbox.packages_changed()
 
@@ -178,6 +188,42 @@ class Restorer:
         return ArchiveSource(
             number=link.checkpoint_id.number, inflated_bytes=link.inflated_bytes, pieces=pieces
         )
+
+
+@asynccontextmanager
+async def roomy(sandbox: Sandbox, limits: ResourceLimits, memory_bytes: int) -> AsyncIterator[None]:
+    """Give our program the memory and CPU that it needs, where the session has less.
+
+    Else a session that could make its files could not get them back.
+
+    Raises:
+        LimitExceeded: At the end: the memory cannot be taken back.
+    """
+    wider = replace(
+        limits,
+        memory_bytes=max(limits.memory_bytes, memory_bytes),
+        cpu_millicores=max(limits.cpu_millicores, 1000),
+    )
+    if wider == limits:
+        yield
+        return
+    await sandbox.set_limits(wider)
+    yield
+    for attempt in range(TAKE_BACK_TRIES):
+        try:
+            await sandbox.set_limits(limits)
+            return
+        except LimitExceeded:  # until what was written is on disk
+            if attempt == TAKE_BACK_TRIES - 1:
+                raise
+            await asyncio.sleep(TAKE_BACK_PAUSE_S)
+
+
+def _needs(entries: Sequence[Entry]) -> tuple[int, int]:
+    """(disk, memory) in bytes that it takes to make these names."""
+    solid = sum(one.size for one in entries if not one.sparse)
+    names = sum(NAME_BYTES + 2 * len(one.path) + len(one.target) for one in entries)
+    return solid, PROGRAM_BYTES + names
 
 
 def live_state(root: Path, checkpoint: str) -> LiveState:
