@@ -24,6 +24,7 @@ UMOUNT_NOFOLLOW = 0x8
 CLONE_NEWNS = 0x20000
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_outer = -1
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -107,11 +108,28 @@ def enter_private_namespace() -> None:
         RuntimeError: The process has several threads already.
         OSError: Not permitted (needs CAP_SYS_ADMIN).
     """
+    global _outer
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1:
         raise RuntimeError(f"a mount namespace must be entered before the {threads} threads start")
-    _check(_libc.unshare(CLONE_NEWNS), Path("/"))
+    outer = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.unshare(CLONE_NEWNS), Path("/"))
+    except BaseException:
+        os.close(outer)
+        raise
+    if _outer >= 0:
+        os.close(_outer)
+    _outer = outer
     _check(_libc.mount(None, b"/", None, ctypes.c_ulong(MS_REC | MS_SLAVE), None), Path("/"))
+
+
+def outer_namespace() -> int:
+    """Descriptor of the namespace that ``enter_private_namespace`` left; -1 when it was not called.
+
+    It stays open: for helpers that outlive this process and must not keep its mounts.
+    """
+    return _outer
 
 
 def _check(result: int, path: Path) -> None:

@@ -8,11 +8,13 @@ the sandbox inside never sees; the shell looks for it (proc_pid_environ(5)).
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from codegen_mcp.sandbox.launcher import MARK
+from codegen_mcp.sandbox.mounts import outer_namespace
 
 _SCRIPT = """
 read -r word && exit 0
@@ -28,9 +30,19 @@ done
 
 @contextmanager
 def watchdog() -> Iterator[None]:
-    """Have the shell stand by for as long as the block lasts."""
+    """Have the shell stand by for as long as the block lasts.
+
+    It lives in the host's mount namespace: in the worker's own it would keep the volumes of a
+    killed worker mounted while it looks, and the next one waiting for them.
+    """
+    outer = outer_namespace()
+    enter = shutil.which("nsenter") if outer >= 0 else None
     shell = subprocess.Popen(
-        ["/bin/sh", "-c", _SCRIPT, "sh", MARK],
+        [
+            *((enter, f"--mount=/proc/self/fd/{outer}", "--") if enter else ()),
+            *("/bin/sh", "-c", _SCRIPT, "sh", MARK),
+        ],
+        pass_fds=(outer,) if enter else (),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

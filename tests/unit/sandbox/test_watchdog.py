@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from codegen_mcp.sandbox.launcher import ENVIRONMENT, MARK
 from codegen_mcp.sandbox.watchdog import watchdog
 
@@ -72,3 +74,34 @@ def test_a_worker_that_ends_by_itself_takes_the_shell_along():
 
 def test_the_mark_is_all_that_launchers_see_beside_the_path():
     assert sorted(ENVIRONMENT) == ["CODEGEN_LAUNCHER", "PATH"]
+
+
+PRIVATE = """
+from codegen_mcp.sandbox.mounts import enter_private_namespace
+enter_private_namespace()
+import pathlib, sys
+from codegen_mcp.sandbox.watchdog import watchdog
+with watchdog():
+    children = pathlib.Path("/proc/self/task").glob("*/children")
+    print(*(one.read_text() for one in children), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
+def test_the_shell_keeps_no_mount_of_the_worker():
+    """Else the next worker waits for the volumes until it has looked."""
+    worker = subprocess.Popen(
+        [sys.executable, "-c", PRIVATE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert worker.stdout is not None
+        shell = int(worker.stdout.readline())
+        ours = os.readlink("/proc/self/ns/mnt")
+        deadline = time.monotonic() + 5
+        while os.readlink(f"/proc/{shell}/ns/mnt") != ours and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert os.readlink(f"/proc/{shell}/ns/mnt") == ours
+        assert os.readlink(f"/proc/{worker.pid}/ns/mnt") != ours
+    finally:
+        worker.communicate()
