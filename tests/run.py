@@ -14,7 +14,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = ("core", "engine", "sandbox", "tools", "server")
 FLOOR = 90
-ALONE = ("tests/integration/test_loop_volumes.py", "tests/contract/test_volumes.py", "tests/e2e")
+ALONE = (
+    "tests/integration/test_loop_volumes.py",
+    "tests/contract/test_volumes.py",
+    *(f"tests/e2e/test_{name}.py" for name in ("bombs", "host_full", "cycles", "crash")),
+    *(f"tests/e2e/test_checkpoint_{name}.py" for name in ("crash", "consistency")),
+)
 """Measure latencies, fill disks, kill workers and count what is mounted: nothing else beside."""
 NO_TESTS = 5
 

@@ -69,7 +69,7 @@ class Session:
         self._workspace = TrackedWorkspace(workspace, self._activity)
         self._line = Line(1, services.waiting_limit, f"session {record.session_id!r}")
         self._pause = Pause(
-            record.session_id, self._line, self._activity.files, lambda: self._slot.sandbox
+            record.session_id, self._line, self._activity.files, lambda: slot.sandbox
         )
         self._recent: deque[str] = deque(record.recent_tasks, maxlen=RECENT_TASKS)
         self._meter = UsageMeter(services.clock)
