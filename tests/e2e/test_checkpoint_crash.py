@@ -17,8 +17,16 @@ from typing import Any
 
 import pytest
 
-from codegen_mcp.testing.checkpoint_engine import state_directory
+from codegen_mcp.core.errors import Full
+from codegen_mcp.core.limits import MIB
+from codegen_mcp.testing.checkpoint_engine import (
+    CheckpointEngine,
+    checkpoint_engine,
+    state_directory,
+)
 from codegen_mcp.testing.crash_lives import LOG, read_log
+from codegen_mcp.testing.random_tree import Facts
+from codegen_mcp.testing.small_host import fill, small_host
 
 SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
 KILLS = 200 if SOAK else 20
@@ -218,3 +226,77 @@ def test_whatever_was_answered_is_there_after_a_kill_at_any_moment() -> None:
     print(done)
     assert done["found"] == KILLS + 1
     assert {"saved", "is"} <= done.keys()
+
+
+TRIES = 200 if SOAK else 14
+
+
+async def test_a_full_store_is_told_and_costs_nothing_that_was_answered(tmp_path: Path) -> None:
+    with state_directory() as state, small_host(tmp_path, 48 * MIB) as host:
+        async with checkpoint_engine(
+            state, checkpoint_dir=str(host / "store"), max_checkpoints=3, pool_size=0
+        ) as rig:
+            await fill_at_random(rig, host, 4 * MIB)
+
+
+async def test_a_full_state_directory_is_told_and_costs_nothing_that_was_answered(
+    tmp_path: Path,
+) -> None:
+    with state_directory() as elsewhere, small_host(elsewhere.parent, 192 * MIB) as host:
+        host.chmod(0o711)
+        async with checkpoint_engine(
+            host / "state",
+            checkpoint_dir=str(tmp_path / "store"),
+            disk_bytes=16 * MIB,
+            max_checkpoints=3,
+            pool_size=0,
+        ) as rig:
+            await fill_at_random(rig, host, 24 * MIB)
+
+
+async def fill_at_random(rig: CheckpointEngine, host: Path, most: int) -> None:
+    """Save and restore with more or less of a host's disk left; nothing but Full may go wrong."""
+    dice = random.Random()
+    seed = dice.randrange(1 << 30)
+    print("seed", seed)
+    dice = random.Random(seed)
+    session_id = await rig.create()
+    taken: dict[str, dict[bytes, Facts]] = {}
+    ends: dict[str, int] = {}
+    for number in range(TRIES):
+        size = dice.choice([0, 1000, MIB, 3 * MIB])
+        rig.edit(session_id, [("write", b"workspace/%d" % (number % 3), size, number * 4 + 1)])
+        before = rig.tree(session_id)
+        filler = fill(host, dice.choice([0, dice.randrange(most), most]))
+        what = dice.choice(["save", "save", "new", "place"]) if taken else "save"
+        try:
+            if what == "save":
+                info = await rig.save(session_id, incremental=dice.random() < 0.6)
+                taken[str(info.checkpoint_id)] = before
+            else:
+                chosen = dice.choice(list(taken))
+                restored = await rig.engine.checkpoints.restore(
+                    chosen, create_new_session=what == "new"
+                )
+                assert rig.tree(restored.session_id) == taken[chosen]
+                before = taken[chosen] if what == "place" else before
+                if what == "new":
+                    await rig.destroy(restored.session_id)
+        except Full as error:
+            ends[error.reason] = ends.get(error.reason, 0) + 1
+        else:
+            ends[what] = ends.get(what, 0) + 1
+        finally:
+            filler.unlink()
+        assert rig.tree(session_id) == before
+        await rig.engine.sessions.cleaned()
+        assert rig.remains() == []
+        listed = {str(one.checkpoint_id) for one in await rig.engine.checkpoints.list()}
+        taken = {one: tree for one, tree in taken.items() if one in listed}
+        assert set(taken) == listed
+    for one in await rig.engine.checkpoints.list():
+        await rig.comes_back(one, taken[str(one.checkpoint_id)])
+    print(ends)
+    assert ends.keys() - {"DISK_FULL", "save", "new", "place"} == set()
+    assert ends["DISK_FULL"]
+    assert ends["save"]
