@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,7 +28,6 @@ from codegen_mcp.core.errors import (
     WrongState,
 )
 from codegen_mcp.core.ids import new_session_id
-from codegen_mcp.core.session import Durability, SessionConfig
 from codegen_mcp.engine.checkpoints.base import Verified
 from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, INFO, Catalog, Shelf
 from codegen_mcp.engine.checkpoints.disk_errors import disk_errors
@@ -38,6 +36,7 @@ from codegen_mcp.engine.checkpoints.library import Library
 from codegen_mcp.engine.checkpoints.live_state import LiveState
 from codegen_mcp.engine.checkpoints.publisher import RETRY_S, Publisher
 from codegen_mcp.engine.checkpoints.recent import RecentManifests
+from codegen_mcp.engine.checkpoints.restored_session import config_of, lost_since
 from codegen_mcp.engine.checkpoints.restorer import Restorer
 from codegen_mcp.engine.checkpoints.retention import Retention
 from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
@@ -180,34 +179,18 @@ class Checkpointer:
         asked = parse_checkpoint_id(checkpoint_id)
         session_id = new_session_id() if create_new_session else asked.session_id
         async with self._locks.hold(asked.session_id):
-            info = await self._catalog.info(asked)
-            with disk_errors():
-                verified = await self._restorer.verify(info)
-                try:
-                    journal = unpack(verified.journal) if verified.journal else b""
-                    lost = "" if create_new_session else _lost(info)
-                    plan = RestorePlan(
-                        session_id=session_id,
-                        config=config_of(info),
-                        fill=lambda slot: self._restorer.fill(slot, verified),
-                        restored_from=str(asked),
-                        lost=lost,
-                        journal=journal,
-                    )
-                    await self._sessions.restore(plan)
-                finally:
-                    verified.close()
-        return Restored(session_id=session_id, info=info, lost=lost)
+            return await self._restore(await self._catalog.info(asked), session_id)
 
     async def revive(self, session_id: str) -> Restored | None:
-        """Restore a session that is gone under its id, if its owner asked for that.
-
-        Returns None where there is nothing to restore, or it was not asked for.
-        """
-        found = await self._newest(session_id)
-        if found is None or not found.auto_restore:
-            return None
-        return await self.restore(str(found.checkpoint_id), create_new_session=False)
+        """Restore a session that is gone (``base.Checkpoints.revive``), once for all who ask."""
+        async with self._locks.hold(session_id):
+            living = [one for one in self._sessions.living if one.session_id == session_id]
+            if living:
+                return await self._restored_before(living[0])
+            found = await self._newest(session_id)
+            if found is None or not found.auto_restore:
+                return None
+            return await self._restore(found, session_id)
 
     async def fork(self, session_id: str, count: int) -> Sequence[str]:
         """Copy a session (``base.Checkpoints.fork``)."""
@@ -259,6 +242,40 @@ class Checkpointer:
     def last(self, session_id: str) -> str:
         """Id of the newest checkpoint of a session; empty when there is none."""
         return self._last.get(session_id, "")
+
+    async def _restore(self, info: CheckpointInfo, session_id: str) -> Restored:
+        """Restore; the lock of the checkpoint's session is held."""
+        asked = info.checkpoint_id
+        with disk_errors():
+            verified = await self._restorer.verify(info)
+            try:
+                packed = verified.journal
+                journal = await to_end(lambda: unpack(packed)) if packed else b""
+                lost = lost_since(info) if session_id == asked.session_id else ""
+                plan = RestorePlan(
+                    session_id=session_id,
+                    config=config_of(info),
+                    fill=lambda slot: self._restorer.fill(slot, verified),
+                    restored_from=str(asked),
+                    lost=lost,
+                    journal=journal,
+                )
+                await self._sessions.restore(plan)
+            finally:
+                verified.close()
+        return Restored(session_id=session_id, info=info, lost=lost)
+
+    async def _restored_before(self, session: Session) -> Restored | None:
+        """Tell what a living session was restored from; None where it was not."""
+        record = session.record
+        if not record.restored_from:
+            return None
+        source = parse_checkpoint_id(record.restored_from)
+        try:
+            info = await self._catalog.info(source, hidden=True)
+        except (Corrupt, NotFound, WrongState):
+            info = CheckpointInfo(checkpoint_id=source)
+        return Restored(session_id=session.session_id, info=info, lost=record.lost)
 
     async def _look(self, session_id: str, incremental: bool) -> _Found:
         """See what there is of a session. What a dead attempt left of it is cleared away.
@@ -372,24 +389,6 @@ class Checkpointer:
             log.warning("checkpoint.stock_not_taken", error=error.message)
 
 
-def config_of(info: CheckpointInfo) -> SessionConfig:
-    """What a session must ask for to be as it was."""
-    return SessionConfig(
-        workspace_id=info.workspace_id,
-        user_id=info.user_id,
-        language=info.interpreter,
-        env=dict(info.env),
-        limits=info.limits,
-        metadata=dict(info.metadata),
-        idle_timeout_s=info.idle_timeout_s or None,
-        auto_restore=info.auto_restore,
-        durability=Durability(info.durability),
-        checkpoint_interval_s=None
-        if info.checkpoint_interval_s < 0
-        else info.checkpoint_interval_s,
-    )
-
-
 @contextmanager
 def _while_open(session: Session) -> Iterator[None]:
     """Answer that the session is gone where its files went while they were read."""
@@ -398,11 +397,3 @@ def _while_open(session: Session) -> Iterator[None]:
     except Unavailable:
         session.check_open()
         raise
-
-
-def _lost(info: CheckpointInfo) -> str:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(info.created_at_ms / 1000))
-    return (
-        f"everything that was done after the checkpoint of {at} UTC (files, packages, results), "
-        "and every running process"
-    )

@@ -54,7 +54,7 @@ def unpack(data: bytes) -> bytes:
         head = json.loads(lines[: lines.index(b"\n")])
         if head["format"] > FORMAT:
             raise ValueError(f"format {head['format']} is newer than {FORMAT}")
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
         raise Corrupt(
             f"the task journal of a checkpoint is damaged ({error})", reason="CHECKPOINT_DAMAGED"
         ) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,10 +20,18 @@ from codegen_mcp.core.errors import Corrupt, InvalidRequest, NotFound, WrongStat
 from codegen_mcp.core.limits import ResourceLimits
 
 MAX_BYTES = 16 * 1024 * 1024
-_LIMITS = {field.name for field in dataclasses.fields(ResourceLimits)}
+MAX_CHAIN = 64
+"""Far above what any setting makes; each number is an archive to be read."""
+_LIMITS = {field.name: str(field.type) for field in dataclasses.fields(ResourceLimits)}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TEXTS = ("installed_packages", "modified_files")
 _MAPS = ("env", "metadata")
+_LAST_MS = 253_402_300_799_999
+"""The end of the year 9999."""
+_DAMAGED = (
+    *(ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError),
+    *(InvalidRequest, NotFound),
+)
 
 
 def encode_info(info: CheckpointInfo) -> bytes:
@@ -66,9 +75,9 @@ def decode_info(data: bytes, expected: CheckpointId) -> CheckpointInfo:
         if parse_checkpoint_id(content.pop("checkpoint")) != expected:
             raise ValueError("it is another checkpoint's")
         return _info(expected, content)
-    except (ValueError, TypeError, KeyError, AttributeError, InvalidRequest, NotFound) as error:
+    except _DAMAGED as error:
         raise Corrupt(
-            f"the metadata of checkpoint {str(expected)!r} is damaged ({error}); "
+            f"the metadata of checkpoint {str(expected)!r} is damaged ({str(error)[:200]}); "
             "use another checkpoint of the session",
             reason="CHECKPOINT_DAMAGED",
         ) from error
@@ -89,6 +98,10 @@ def _info(checkpoint_id: CheckpointId, content: dict[str, Any]) -> CheckpointInf
         raise ValueError("its chain does not end with itself")
     if any(not 0 < n <= checkpoint_id.number for n in info.chain):
         raise ValueError("its chain has numbers that cannot be")
+    if len(info.chain) > MAX_CHAIN or list(info.chain) != sorted(set(info.chain)):
+        raise ValueError("its chain is too long, or not in order")
+    if info.created_at_ms > _LAST_MS:
+        raise ValueError("its time lies beyond the year 9999")
     for name in ("sha256", "manifest_sha256"):
         if not _SHA256.fullmatch(getattr(info, name)):
             raise ValueError(f"{name} is none")
@@ -115,16 +128,24 @@ def _checked(name: str, kind: str, value: Any) -> Any:
     if kind == "float":
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{name} is {value!r}")
-        return float(value)
+        return _finite(name, float(value))
     return _text(name, value)
 
 
 def _limits(content: Mapping[str, Any]) -> ResourceLimits:
     known = {name: value for name, value in content.items() if name in _LIMITS}
     for name, value in known.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole and not (isinstance(value, float) and _LIMITS[name] == "float"):
             raise TypeError(f"limit {name} is {value!r}")
+        _finite(name, value)
     return ResourceLimits(**known)
+
+
+def _finite(name: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 def _number(name: str, value: Any) -> int:

@@ -1,0 +1,454 @@
+"""Hostile code, callers, files and stores against checkpoints: what each of them once could do."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo, Entry, EntryKind
+from codegen_mcp.core.errors import (
+    Corrupt,
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    WorkerError,
+    WrongState,
+)
+from codegen_mcp.core.limits import GIB, MIB, ResourceLimits
+from codegen_mcp.engine.checkpoints import bounds, fanotify_watch, inotify_reading, tree_watch
+from codegen_mcp.engine.checkpoints.facts import SHOWN_BYTES
+from codegen_mcp.engine.checkpoints.fanotify_watch import FanotifyWatch
+from codegen_mcp.engine.checkpoints.inotify_watch import InotifyWatch
+from codegen_mcp.engine.checkpoints.manifest import Manifest, encode_manifest
+from codegen_mcp.engine.checkpoints.metadata import decode_info, encode_info
+from codegen_mcp.engine.checkpoints.recent import MOST_ENTRIES, RecentManifests
+from codegen_mcp.engine.checkpoints.scan import scan
+from codegen_mcp.engine.checkpoints.tree_table import TreeTable, walk
+from codegen_mcp.testing.capture_rig import capture, restore
+from codegen_mcp.testing.checkpoint_engine import (
+    CheckpointEngine,
+    checkpoint_engine,
+    state_directory,
+)
+from codegen_mcp.testing.refill_rig import make_volume
+
+SESSION = "ses_" + "a" * 32
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="sessions with users of their own")
+DEEP = """
+import os
+fd = os.open(".", os.O_RDONLY)
+for _ in range({depth}):
+    os.mkdir({name!r}, 0o755, dir_fd=fd)
+    below = os.open({name!r}, os.O_RDONLY, dir_fd=fd)
+    os.close(fd)
+    fd = below
+for i in range({files}):
+    os.close(os.open(b"%d" % i, os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=fd))
+"""
+
+ASYNC = pytest.mark.asyncio(loop_scope="module")
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig() -> AsyncIterator[CheckpointEngine]:
+    with state_directory() as state:
+        async with checkpoint_engine(state, pool_size=0) as opened:
+            yield opened
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def clean(rig: CheckpointEngine) -> AsyncIterator[CheckpointEngine]:
+    """The rig, with nothing in it before and nothing left of a save or restore after."""
+    yield rig
+    for view in rig.engine.sessions.list():
+        await rig.destroy(view.session_id)
+    assert rig.remains() == []
+
+
+# Code that wants the worker's memory, time or threads.
+
+
+@ASYNC
+@NEEDS_ROOT
+async def test_deep_names_that_are_no_text_cost_no_more_than_they_may(
+    clean: CheckpointEngine,
+) -> None:
+    session_id = await clean.create()
+    code = DEEP.format(depth=100, name=b"\xff" * 250, files=300)
+    await clean.python(session_id, code)
+    info = await clean.save(session_id)
+    shown = sum(len(path.encode()) for path in info.modified_files)
+    assert shown <= SHOWN_BYTES
+    assert info.modified_count > len(info.modified_files) > 0
+    assert clean.object(info, ".json").stat().st_size < 8 * SHOWN_BYTES
+    tree = clean.tree(session_id)
+    await clean.destroy(session_id)
+    await clean.comes_back(info, tree)
+
+
+@ASYNC
+@NEEDS_ROOT
+async def test_packages_that_only_pretend_to_be_some_are_listed_as_far_as_they_fit(
+    clean: CheckpointEngine,
+) -> None:
+    session_id = await clean.create()
+    await clean.python(
+        session_id,
+        "import os, sysconfig\n"
+        "place = sysconfig.get_path('purelib')\n"
+        "for i in range(1500):\n"
+        "    os.makedirs(f'{place}/{\"x\" * 200}-{i}.dist-info')\n",
+    )
+    info = await clean.save(session_id)
+    assert 0 < sum(map(len, info.installed_packages)) <= SHOWN_BYTES
+
+
+def test_more_names_than_a_checkpoint_may_have_are_refused_before_they_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codegen_mcp.engine.checkpoints.scan_levels.MAX_ENTRIES", 50)
+    monkeypatch.setattr(bounds, "MAX_ENTRIES", 50)
+    for directory in ("one", "one/two"):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "file").touch()
+        for i in range(30):
+            os.link(tmp_path / directory / "file", tmp_path / directory / f"~{i}")
+    with pytest.raises(LimitExceeded, match="more than 50 names"):
+        list(walk(_open(tmp_path), b"one"))
+    table = TreeTable()
+    root = _open(tmp_path)
+    (seen,) = [one for one in scan(root, b"x", skip={b"one"}) if one.path == b"x"]
+    for i in range(50):
+        table.add(seen._replace(path=b"x%d" % i))
+    with pytest.raises(LimitExceeded, match="more than 50 names"):
+        table.add(seen._replace(path=b"y"))
+    table.remove(b"x0")
+    table.add(seen._replace(path=b"y"))
+
+
+def test_paths_of_more_bytes_than_a_checkpoint_may_have_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "MAX_NAMES_BYTES", 10_000)
+    table = TreeTable()
+    (seen,) = scan(_open(tmp_path), b"x")
+    for _ in range(3):  # the same names again are no more
+        for i in range(9):
+            table.add(seen._replace(path=b"%d" % i + b"/" * 999))
+    with pytest.raises(LimitExceeded, match="more than 10000 bytes"):
+        table.add(seen._replace(path=b"a" * 1001))
+
+
+def test_a_manifest_that_could_not_be_read_back_is_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "MAX_MANIFEST_BYTES", 100_000)
+    roots = [Entry(root, EntryKind.DIRECTORY, 0o700, 0) for root in (b"venv", b"workspace")]
+    names = [b"workspace/%03d" % i + b"\xff" * 200 for i in range(100)]
+    entries = [*roots, *(Entry(name, EntryKind.FIFO, 0o600, 0) for name in names)]
+    encode_manifest(Manifest(f"{SESSION}.1.1", 0, entries[:50]))
+    with pytest.raises(LimitExceeded, match="more than 100000 bytes"):
+        encode_manifest(Manifest(f"{SESSION}.1.1", 0, entries))
+
+
+def test_manifests_of_long_paths_are_not_kept_in_memory() -> None:
+    kept = RecentManifests()
+    path = b"workspace/" + b"a" * 32_000
+    long = Manifest(f"{SESSION}.1.1", 0, [Entry(path, EntryKind.FIFO, 0o600, 0)] * 2_000)
+    kept.put(long)
+    assert kept.get(f"{SESSION}.1.1") is None
+    assert len(long.entries) < MOST_ENTRIES
+
+
+@ASYNC
+@NEEDS_ROOT
+async def test_holes_without_end_are_refused_and_those_that_fit_are_kept(
+    clean: CheckpointEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "MAX_HOLES_BYTES", 64 * MIB)
+    session_id = await clean.create()
+    await clean.python(session_id, "open('a', 'wb').truncate(48 << 20)")
+    tree = clean.tree(session_id)
+    info = await clean.save(session_id)
+    await clean.comes_back(info, tree)
+    await clean.python(session_id, "open('b', 'wb').truncate(48 << 20)")
+    with pytest.raises(LimitExceeded, match="holes") as refused:
+        await clean.save(session_id)
+    assert refused.value.reason == "TOO_MANY_HOLES"
+
+
+@ASYNC
+@NEEDS_ROOT
+async def test_a_save_ends_with_the_session_that_is_destroyed(
+    clean: CheckpointEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "MAX_HOLES_BYTES", 1 << 60)
+    session_id = await clean.create(limits=_limits(file_size_bytes=16 * GIB))
+    await clean.python(
+        session_id, "for i in range(200):\n    open(f'{i}', 'wb').truncate(16 << 30)"
+    )
+    saving = asyncio.ensure_future(clean.save(session_id))
+    drafts = clean.state / "drafts"
+    async with asyncio.timeout(10):
+        while not list(drafts.iterdir()):
+            await asyncio.sleep(0.01)
+    await clean.destroy(session_id)
+    async with asyncio.timeout(10):
+        with pytest.raises(NotFound):
+            await saving
+
+
+@pytest.mark.parametrize("kind", [FanotifyWatch, InotifyWatch])
+def test_a_flood_of_events_ends_the_watch_and_not_the_worker(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanotify_watch, "MAX_CHANGES", 5_000)
+    monkeypatch.setattr(inotify_reading, "MAX_CHANGES", 5_000)
+    monkeypatch.setattr(fanotify_watch, "_is_alone", lambda root: True)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    watch = kind(_open(tmp_path), [b"workspace"])
+    try:
+        watch.start()
+    except OSError as error:
+        pytest.skip(f"no {kind.name} here: {error.strerror}")
+    try:
+        name = workspace / "a"
+        name.touch()
+        assert not watch.drain().overflow
+        for i in range(6_000):
+            name = name.rename(workspace / f"{i}")
+        assert watch.drain().overflow
+        for i in range(6_000):
+            name = name.rename(workspace / f"again-{i}")
+        descriptors = len(os.listdir("/proc/self/fd"))
+        assert watch.drain().overflow  # from now on a second walk takes its place
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+    finally:
+        watch.close()
+
+
+def test_what_many_drains_tell_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_watch, "MAX_CHANGES", 100)
+    changes = tree_watch.Changes()
+    for i in range(3):
+        changes.add(tree_watch.Changes(paths={b"%d/%d" % (i, n) for n in range(40)}))
+    assert changes.overflow
+    assert not changes.paths
+    monkeypatch.setattr(tree_watch, "MAX_CHANGES_BYTES", 1000)
+    changes = tree_watch.Changes()
+    changes.add(tree_watch.Changes(paths={b"a" * 1001}))
+    assert changes.overflow
+
+
+def test_directories_put_in_the_place_of_others_are_captured_by_a_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_volume(tmp_path / "volume")
+    for i in range(40):
+        (root / f"workspace/{i}").mkdir()
+        (root / f"workspace/{i}/old").write_bytes(b"old")
+
+    def replace_all() -> None:
+        for i in range(40):
+            (root / f"workspace/{i}/old").unlink()
+            (root / f"workspace/{i}").rmdir()
+            (root / f"workspace/{i}").mkdir()
+            (root / f"workspace/{i}/new").write_bytes(b"new %d" % i)
+
+    monkeypatch.setattr("codegen_mcp.engine.checkpoints.tree_table.MAX_STEPS", 100)
+    for steps in ({"rounds": [replace_all]}, {"last": replace_all}):
+        shot = capture(root, **steps)
+        assert restore(shot, tmp_path / next(iter(steps))) == shot.tree
+        for i in range(40):
+            (root / f"workspace/{i}/new").rename(root / f"workspace/{i}/old")
+
+
+# What was saved must come back.
+
+
+@ASYNC
+@NEEDS_ROOT
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        pytest.param(
+            {"open_files": 32}, DEEP.format(depth=120, name=b"d", files=1), id="32 descriptors"
+        ),
+        pytest.param(
+            {"memory_bytes": 32 * MIB},
+            "import os\n"
+            "os.mkdir('a' * 250)\n"
+            "open('f', 'w').close()\n"
+            "for i in range(16_000):\n"
+            "    os.link('f', f'{\"a\" * 250}/{i}')\n",
+            id="little memory",
+        ),
+        pytest.param(
+            {"disk_bytes": 80 * MIB, "file_size_bytes": 1 * GIB},
+            "import os\n"
+            "with open('f', 'wb', buffering=0) as file:\n"
+            "    try:\n"
+            "        while True:\n"
+            "            file.write(b'x' * 4096)\n"
+            "            file.seek(4096, 1)\n"
+            "    except OSError:\n"
+            "        pass\n",
+            id="more holes than a map lists, on a full disk",
+        ),
+        pytest.param(
+            {"cpu_millicores": 100, "pids": 4}, "open('f', 'w').write('f')", id="little of anything"
+        ),
+    ],
+)
+async def test_what_a_session_could_make_can_be_restored_within_its_limits(
+    clean: CheckpointEngine, limits: dict[str, int], code: str
+) -> None:
+    session_id = await clean.create(limits=_limits(**limits))
+    await clean.python(session_id, code)
+    restored = await clean.restore(await clean.save(session_id))  # which compares every name
+    assert clean.session(restored.session_id).slot.limits == _limits(**limits)
+    cgroup = clean.session(restored.session_id).slot.cgroup
+    if cgroup is not None and hasattr(cgroup, "_paths"):
+        path = Path(cgroup._paths["memory"]) / "memory.limit_in_bytes"
+        assert int(path.read_text()) == _limits(**limits).memory_bytes
+
+
+@ASYNC
+@NEEDS_ROOT
+async def test_many_calls_revive_a_session_once_and_lose_nothing_of_each_other(
+    clean: CheckpointEngine,
+) -> None:
+    session_id = await clean.create(auto_restore=True)
+    await clean.save(session_id)
+    await clean.destroy(session_id)
+
+    async def call(number: int) -> str:
+        restored = await clean.engine.checkpoints.revive(session_id)
+        assert restored is not None
+        assert restored.lost
+        await clean.python(session_id, f"open('{number}', 'w').close()")
+        return str(restored.info.checkpoint_id)
+
+    told = await asyncio.gather(*map(call, range(6)))
+    assert set(told) == {f"{session_id}.1.1"}
+    listed = await clean.python(session_id, "import os; print(*sorted(os.listdir()))")
+    assert listed.split() == [str(number) for number in range(6)]
+
+
+# Metadata that somebody else wrote.
+
+
+def _signed(content: dict[str, Any]) -> bytes:
+    """Metadata that says of itself that it is whole."""
+    content.pop("own_sha256", None)
+    text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps({**content, "own_sha256": digest}).encode()
+
+
+INFO = CheckpointInfo(
+    checkpoint_id=CheckpointId(SESSION, 1, 3),
+    chain=(1, 2, 3),
+    sha256="0" * 64,
+    manifest_sha256="1" * 64,
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"limits": {"memory_bytes": float("nan")}}, id="a limit that is no number"),
+        pytest.param({"limits": {"timeout_s": float("inf")}}, id="a limit without end"),
+        pytest.param({"limits": {"disk_bytes": 1e9}}, id="bytes with a fraction"),
+        pytest.param({"limits": {"pids": -1}}, id="a negative limit"),
+        pytest.param({"limits": {"pids": 0}}, id="a limit of nothing"),
+        pytest.param({"idle_timeout_s": float("nan")}, id="a time that is no number"),
+        pytest.param({"freeze_ms": float("inf")}, id="a time without end"),
+        pytest.param({"created_at_ms": 10**18}, id="a year that no calendar has"),
+        pytest.param({"chain": [*range(1, 3), *[2] * 100_000, 3]}, id="a chain without end"),
+        pytest.param({"chain": [2, 1, 3]}, id="a chain in disorder"),
+        pytest.param({"chain": [3, 4]}, id="a chain into the future"),
+        pytest.param({"sha256": "../../etc/passwd"}, id="a digest that is a path"),
+        pytest.param({"checkpoint": f"{SESSION}.1.4"}, id="another checkpoint's"),
+        pytest.param({"env": {"A": 1}}, id="a variable that is no text"),
+        pytest.param({"auto_restore": 1}, id="a number for a truth"),
+        pytest.param({"format": 0}, id="no format"),
+    ],
+)
+def test_hostile_metadata_is_damage_and_nothing_else(changes: dict[str, Any]) -> None:
+    content = json.loads(encode_info(INFO))
+    assert decode_info(_signed(dict(content)), INFO.checkpoint_id) == INFO
+    with pytest.raises(Corrupt) as refused:
+        decode_info(_signed({**content, **changes}), INFO.checkpoint_id)
+    assert len(refused.value.message) < 1000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"[" * 1_000_000, id="nested without end"),
+        pytest.param(b'{"format": 1, "env": ' + b'{"a":' * 100_000, id="nested inside"),
+        pytest.param(b'{"format": ' + b"9" * 5_000 + b"}", id="a number without end"),
+        pytest.param(b"\xff\xfe", id="no text"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+def test_metadata_that_is_a_bomb_is_damage(data: bytes) -> None:
+    with pytest.raises(Corrupt) as refused:
+        decode_info(data, INFO.checkpoint_id)
+    assert len(refused.value.message) < 1000
+
+
+@ASYNC
+@NEEDS_ROOT
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"limits": dataclasses.asdict(ResourceLimits(memory_bytes=1 << 50))}, InvalidRequest),
+        ({"env": {"A": "\0"}}, InvalidRequest),
+        ({"env": {"A=B": "x"}}, InvalidRequest),
+        ({"metadata": {"k": "\ud800"}}, InvalidRequest),
+        ({"idle_timeout_s": 1e12}, InvalidRequest),
+        ({"idle_timeout_s": -5.0}, InvalidRequest),
+        ({"checkpoint_interval_s": 1e-9}, InvalidRequest),
+        ({"interpreter": "../../bin/sh"}, InvalidRequest),
+        ({"durability": "for ever"}, WrongState),
+        ({"workspace_id": "x" * 10_000}, InvalidRequest),
+    ],
+)
+async def test_a_restore_asks_for_no_more_than_a_caller_may(
+    clean: CheckpointEngine, changes: dict[str, Any], error: type[WorkerError]
+) -> None:
+    session_id = await clean.create()
+    info = await clean.save(session_id)
+    stored = clean.object(info, ".json")
+    content = json.loads(stored.read_bytes())
+    stored.write_bytes(_signed({**content, **changes}))
+    clean.engine.checkpoints._catalog._known.clear()
+    before = sorted(view.session_id for view in clean.engine.sessions.list())
+    with pytest.raises(error):
+        await clean.restore(info)
+    assert sorted(view.session_id for view in clean.engine.sessions.list()) == before
+    await clean.engine.checkpoints.delete(str(info.checkpoint_id))
+
+
+def _open(path: Path) -> int:
+    """A descriptor that lives as long as the process: these tests are few."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _limits(**changes: int) -> ResourceLimits:
+    values = {"disk_bytes": 64 * MIB, "memory_bytes": 128 * MIB, **changes}
+    return ResourceLimits(**values)
