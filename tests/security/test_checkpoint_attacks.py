@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gzip
 import hashlib
 import json
 import os
+import stat
+import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import pytest_asyncio
 from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo, Entry, EntryKind
 from codegen_mcp.core.errors import (
     Corrupt,
+    Full,
     InvalidRequest,
     LimitExceeded,
     NotFound,
@@ -442,6 +446,180 @@ async def test_a_restore_asks_for_no_more_than_a_caller_may(
         await clean.restore(info)
     assert sorted(view.session_id for view in clean.engine.sessions.list()) == before
     await clean.engine.checkpoints.delete(str(info.checkpoint_id))
+
+
+# Exported files that somebody else wrote.
+
+
+Parts = list[tuple[tarfile.TarInfo, bytes]]
+
+
+def _member(name: str, data: bytes = b"", **changes: Any) -> tuple[tarfile.TarInfo, bytes]:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    for field, value in changes.items():
+        setattr(member, field, value)
+    return member, data
+
+
+def _write(path: Path, parts: Parts) -> None:
+    """A tar.gz of these headers and bytes, whatever the headers say."""
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for member, data in parts:
+            file.write(member.tobuf(tarfile.GNU_FORMAT))
+            file.write(data + bytes(-len(data) % 512))
+        file.write(bytes(1024))
+
+
+def _read(path: Path) -> Parts:
+    with tarfile.open(path) as archive:
+        return [(one, archive.extractfile(one).read()) for one in archive]  # type: ignore[union-attr]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def exported(
+    rig: CheckpointEngine, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, CheckpointInfo]:
+    """A file with a chain of two, which are not in the store any more."""
+    session_id = await rig.create(env={"TOKEN": "a secret"})
+    await rig.python(session_id, "open('a', 'w').write('a')")
+    first = await rig.save(session_id)
+    await rig.python(session_id, "open('b', 'w').write('b')")
+    info = await rig.save(session_id, incremental=True)
+    path = tmp_path_factory.mktemp("exported") / "exported.tar.gz"
+    await rig.engine.checkpoints.export(str(info.checkpoint_id), path)
+    await rig.destroy(session_id)
+    for one in (info, first):
+        await rig.engine.checkpoints.delete(str(one.checkpoint_id))
+    return path, info
+
+
+async def _refused(rig: CheckpointEngine, path: Path, error: type[WorkerError], match: str) -> None:
+    before = rig.objects()
+    with pytest.raises(error, match=match):
+        await rig.engine.checkpoints.import_(path)
+    assert rig.objects() == before
+    assert rig.remains() == []
+
+
+@ASYNC
+@NEEDS_ROOT
+async def test_an_exported_file_is_for_its_owner_alone(
+    rig: CheckpointEngine, exported: tuple[Path, CheckpointInfo]
+) -> None:
+    path, info = exported
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert any(b"a secret" in data for _, data in _read(path))
+    assert await rig.engine.checkpoints.import_(path) == info  # it is fine as it is
+    await rig.engine.checkpoints.delete(str(info.checkpoint_id))
+
+
+KEY = f"{SESSION}/0000000001/0000000001"
+
+
+@ASYNC
+@NEEDS_ROOT
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([_member("/etc/cron.d/x", b"x")], id="an absolute name"),
+        pytest.param([_member(f"../{KEY}.json", b"x")], id="a name that leads out"),
+        pytest.param([_member(f"{KEY}.json/../../x", b"x")], id="a name that leads out later"),
+        pytest.param([_member(f"{SESSION}/1/1.json", b"x")], id="another spelling of a key"),
+        pytest.param([_member(f"{KEY}.deleted")], id="a tombstone"),
+        pytest.param([_member("artifacts/x/art_1.json", b"{}")], id="an artifact"),
+        pytest.param(
+            [_member(f"{KEY}.json", type=tarfile.SYMTYPE, linkname="/etc/shadow")], id="a link"
+        ),
+        pytest.param(
+            [_member(f"{KEY}.json", type=tarfile.LNKTYPE, linkname="/etc/shadow")], id="a hard link"
+        ),
+        pytest.param([_member(f"{KEY}.json", type=tarfile.CHRTYPE)], id="a device"),
+        pytest.param([_member(f"{KEY}.json", type=tarfile.FIFOTYPE)], id="a pipe"),
+        pytest.param(
+            [_member("././@LongLink", type=tarfile.GNUTYPE_LONGNAME, size=8**11 - 1)],
+            id="a name of gigabytes",
+        ),
+        pytest.param([_member("pax", type=tarfile.XHDTYPE, size=8**11 - 1)], id="a long record"),
+        pytest.param(
+            [_member(f"{KEY}.tar.gz", type=tarfile.GNUTYPE_SPARSE, size=0)], id="a file of holes"
+        ),
+        pytest.param([_member(f"{KEY}.json", b"{}"), _member(f"{KEY}.json", b"{}")], id="twice"),
+        pytest.param([_member(f"{KEY}.json", size=1 << 40)], id="endless metadata"),
+        pytest.param([_member(f"{KEY}.manifest.gz", size=1 << 40)], id="an endless manifest"),
+        pytest.param(
+            [_member(f"{SESSION}/0000000001/{i:010}.json", b"{}") for i in range(1, 300)],
+            id="members without end",
+        ),
+    ],
+)
+async def test_a_file_with_anything_but_objects_of_ours_is_refused_before_it_is_read(
+    rig: CheckpointEngine, tmp_path: Path, parts: Parts
+) -> None:
+    path = tmp_path / "hostile.tar.gz"
+    _write(path, parts)
+    await _refused(rig, path, Corrupt, "holds")
+
+
+@ASYNC
+@NEEDS_ROOT
+async def test_an_import_leaves_room_on_the_disk(rig: CheckpointEngine, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.tar.gz"
+    _write(path, [_member(f"{KEY}.tar.gz", size=1 << 60)])
+    await _refused(rig, path, Full, "no room")
+
+
+@ASYNC
+@NEEDS_ROOT
+@pytest.mark.parametrize(
+    "changes",
+    [{"size_bytes": 1}, {"inflated_bytes": 1 << 40}, {"chain": [2]}, {"sha256": "0" * 64}],
+)
+async def test_a_file_whose_metadata_lies_is_refused(
+    rig: CheckpointEngine,
+    exported: tuple[Path, CheckpointInfo],
+    tmp_path: Path,
+    changes: dict[str, Any],
+) -> None:
+    source, info = exported
+    path = tmp_path / "hostile.tar.gz"
+    parts = []
+    for member, data in _read(source):
+        if member.name == f"{info.checkpoint_id.key}.json":
+            data = _signed({**json.loads(data), **changes})
+        parts.append(_member(member.name, data))
+    _write(path, parts)
+    await _refused(rig, path, Corrupt, "in the file|does not hold|sha256")
+
+
+@ASYNC
+@NEEDS_ROOT
+async def test_a_chain_whose_archives_do_not_fit_together_is_refused(
+    rig: CheckpointEngine, exported: tuple[Path, CheckpointInfo], tmp_path: Path
+) -> None:
+    source, info = exported
+    other = await rig.create()
+    await rig.python(other, "open('a', 'w').write('another')")
+    older = await rig.save(other)
+    stranger = tmp_path / "other.tar.gz"
+    await rig.engine.checkpoints.export(str(older.checkpoint_id), stranger)
+    await rig.destroy(other)
+    session_id = info.checkpoint_id.session_id
+    first = {member.name.partition(".")[2]: data for member, data in _read(stranger)}
+    lines = gzip.decompress(first["manifest.gz"]).replace(other.encode(), session_id.encode())
+    first["manifest.gz"] = gzip.compress(lines)
+    content = json.loads(first["json"])
+    content["checkpoint"] = f"{session_id}.1.1"
+    content["manifest_sha256"] = hashlib.sha256(first["manifest.gz"]).hexdigest()
+    first["json"] = _signed(content)
+    parts = [
+        _member(f"{session_id}/0000000001/0000000001.{suffix}", data)
+        for suffix, data in first.items()
+    ]
+    parts += [_member(one.name, data) for one, data in _read(source) if "0000000002." in one.name]
+    path = tmp_path / "hostile.tar.gz"
+    _write(path, parts)
+    await _refused(rig, path, Corrupt, "no archive in it holds")
 
 
 def _open(path: Path) -> int:

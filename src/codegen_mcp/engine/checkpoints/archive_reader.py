@@ -17,6 +17,7 @@ from codegen_mcp.engine.checkpoints import tar_format
 from codegen_mcp.engine.checkpoints.archive_difference import check_header, difference, shown
 from codegen_mcp.engine.checkpoints.archive_inflate import iter_inflated
 from codegen_mcp.engine.checkpoints.archive_source import TarSource
+from codegen_mcp.engine.checkpoints.bounds import check_holes
 from codegen_mcp.engine.checkpoints.manifest import Manifest
 from codegen_mcp.engine.checkpoints.manifest_reader import MAX_PATH_BYTES
 from codegen_mcp.engine.checkpoints.tar_format import BLOCK, END, PADDING, TYPE_AT, member_header
@@ -206,6 +207,7 @@ class _Members:
 
     def _hole(self, length: int, digest: _Hash) -> None:
         self._holes += length
+        check_holes(self._holes)
         if self._source.offset + self._holes > self._limit:
             raise LimitExceeded(f"with the holes of its files it has more than {self._limit} bytes")
         for start in range(0, length, len(_ZEROS)):

@@ -12,14 +12,23 @@ import os
 import shutil
 import tarfile
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo
-from codegen_mcp.core.errors import AlreadyExists, Corrupt, InvalidRequest, NotFound, Unavailable
+from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo, EntryKind
+from codegen_mcp.core.errors import (
+    AlreadyExists,
+    Corrupt,
+    Full,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+)
+from codegen_mcp.core.limits import MIB
 from codegen_mcp.engine.checkpoints.archive_reader import verify_archive
 from codegen_mcp.engine.checkpoints.catalog import (
     ARCHIVE,
@@ -31,15 +40,20 @@ from codegen_mcp.engine.checkpoints.catalog import (
     Catalog,
     parse_key,
 )
-from codegen_mcp.engine.checkpoints.manifest import decode_manifest
-from codegen_mcp.engine.checkpoints.metadata import MAX_BYTES, decode_info
+from codegen_mcp.engine.checkpoints.manifest import Manifest, decode_manifest
+from codegen_mcp.engine.checkpoints.metadata import MAX_BYTES, MAX_CHAIN, decode_info
 from codegen_mcp.engine.checkpoints.read_back import HEAD_ROOM
 from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
 from codegen_mcp.engine.checkpoints.spool import Spool
+from codegen_mcp.sandbox.volumes.space import free_on
 from codegen_mcp.sandbox.volumes.threads import to_end
 
 _PIECE = 1024 * 1024
 _ORDER = (ARCHIVE, MANIFEST, JOURNAL, INFO)
+_MOST = {MANIFEST: MAX_MANIFEST_BYTES, JOURNAL: MAX_MANIFEST_BYTES, INFO: MAX_BYTES}
+MAX_PARTS = len(_ORDER) * MAX_CHAIN
+FREE_BYTES = 256 * MIB
+"""What an import leaves free: a few bytes of gzip can stand for any number."""
 
 
 async def export_checkpoint(catalog: Catalog, info: CheckpointInfo, target: Path) -> int:
@@ -56,7 +70,12 @@ async def export_checkpoint(catalog: Catalog, info: CheckpointInfo, target: Path
     except OSError as error:
         raise Unavailable(f"{str(target)!r} cannot be written: {error.strerror}") from error
     try:
-        with file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as archive:
+        with (
+            file,
+            tarfile.open(
+                fileobj=file, mode="w:gz", compresslevel=1, format=tarfile.GNU_FORMAT
+            ) as archive,
+        ):
             for number in info.chain:
                 await _export_one(catalog, replace(info.checkpoint_id, number=number), archive)
         return await to_end(lambda: _synced(target))
@@ -136,6 +155,27 @@ class _Parcel:
             part.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def admit(self, member: tarfile.TarInfo) -> None:
+        """Accept a part before its bytes are taken.
+
+        Raises:
+            Corrupt: It is no object of ours, there already, one too many, or too long. Full: There
+            is no room for it.
+        """
+        parsed = parse_key(member.name)
+        if parsed is None or parsed[1] == TOMBSTONE:
+            raise Corrupt(f"the file holds {member.name[:120]!r}, no object of ours")
+        if member.name in self.parts:
+            raise Corrupt(f"the file holds {member.name!r} twice")
+        if len(self.parts) == MAX_PARTS or member.size > _MOST.get(parsed[1], member.size):
+            raise Corrupt(f"the file holds too many objects, or a too long one: {member.name!r}")
+        if member.size > free_on(self.directory) - FREE_BYTES:
+            raise Full(
+                f"{str(self.directory)!r} has no room for {member.name!r} of {member.size} bytes; "
+                "free space there, or name another directory with TMPDIR",
+                reason="DISK_FULL",
+            )
+
     def verify(self) -> CheckpointInfo:
         """Check every part against its metadata, and that the chain is whole."""
         for key in self.parts:
@@ -148,8 +188,10 @@ class _Parcel:
         chain = {replace(info.checkpoint_id, number=number) for number in info.chain}
         if set(self.infos) != chain:
             raise Corrupt("the file does not hold exactly the chain of its checkpoint")
-        for one in self.infos.values():
-            self._verify(one)
+        manifests = {one.checkpoint_id.number: self._verify(one) for one in self.infos.values()}
+        for number, files in _needed(manifests[info.checkpoint_id.number]).items():
+            if number not in manifests or not files <= _needed(manifests[number])[number]:
+                raise Corrupt("a manifest in the file needs bytes that no archive in it holds")
         return info
 
     async def store(self, catalog: Catalog, checkpoint_id: CheckpointId) -> None:
@@ -163,7 +205,7 @@ class _Parcel:
             with _present_is_fine(suffix):
                 await catalog.store.put_file(checkpoint_id.key + suffix, path, sha256=digest)
 
-    def _verify(self, info: CheckpointInfo) -> None:
+    def _verify(self, info: CheckpointInfo) -> Manifest:
         key = info.checkpoint_id.key
         data = self._read(key + MANIFEST, MAX_MANIFEST_BYTES)
         if hashlib.sha256(data).hexdigest() != info.manifest_sha256:
@@ -173,13 +215,16 @@ class _Parcel:
             journal = self._read(key + JOURNAL, MAX_MANIFEST_BYTES)
             if hashlib.sha256(journal).hexdigest() != info.journal_sha256:
                 raise Corrupt("a task journal in the file is damaged")
-        verify_archive(
+        found = verify_archive(
             _pieces(self._part(key + ARCHIVE)),
             manifest,
             info.checkpoint_id.number,
             sha256=info.sha256,
             max_inflated=info.inflated_bytes + info.total_bytes + HEAD_ROOM,
         )
+        if (found.size, found.inflated_bytes) != (info.size_bytes, info.inflated_bytes):
+            raise Corrupt("an archive in the file is not as long as its metadata says")
+        return manifest
 
     def _part(self, key: str) -> IO[bytes]:
         try:
@@ -194,6 +239,15 @@ class _Parcel:
         if len(data) > limit:
             raise Corrupt(f"{key!r} is longer than {limit} bytes")
         return data
+
+
+def _needed(manifest: Manifest) -> dict[int, set[tuple[bytes, int, bytes, bool]]]:
+    """Return what each archive must hold, by its number."""
+    found: dict[int, set[tuple[bytes, int, bytes, bool]]] = defaultdict(set)
+    for one in manifest.entries:
+        if one.kind is EntryKind.FILE:
+            found[one.source].add((one.path, one.size, one.sha256, one.sparse))
+    return found
 
 
 class _present_is_fine:
@@ -212,19 +266,18 @@ class _present_is_fine:
 def _open(source: Path, spool: Spool) -> _Parcel:
     parcel = _Parcel(spool.directory())
     try:
-        with tarfile.open(source, mode="r|gz") as archive:
+        with tarfile.open(source, mode="r|gz", tarinfo=_Member) as archive:
             for member in archive:
-                parsed = parse_key(member.name)
-                content = archive.extractfile(member) if member.isreg() else None
-                if parsed is None or content is None or parsed[1] == TOMBSTONE:
-                    raise Corrupt(f"the file holds {member.name[:120]!r}, no object of ours")
-                if member.name in parcel.parts:
-                    raise Corrupt(f"the file holds {member.name!r} twice")
+                content = archive.extractfile(member)
+                assert content is not None
+                parcel.admit(member)
                 path = parcel.directory / str(len(parcel.parts))
                 part = parcel.parts[member.name] = path.open("x+b")
                 while piece := content.read(_PIECE):
                     part.write(piece)
                 part.flush()
+                if part.tell() != member.size:
+                    raise Corrupt(f"{member.name!r} is cut off in the file")
     except BaseException as error:
         parcel.close()
         if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
@@ -237,8 +290,19 @@ def _open(source: Path, spool: Spool) -> _Parcel:
     return parcel
 
 
+class _Member(tarfile.TarInfo):
+    """A plain file, or Corrupt: records of long names and the like are read whole by tarfile."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise Corrupt(f"the file holds {self.name[:120]!r}, no object of ours")
+        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
+
+
 def _create(target: Path) -> IO[bytes]:
-    return open(target, "xb")
+    """Make a file for our user alone: it holds the session's variables with their values."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return os.fdopen(os.open(target, flags, 0o600), "wb")
 
 
 def _pieces(part: IO[bytes]) -> Iterator[bytes]:
