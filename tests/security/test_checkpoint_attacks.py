@@ -279,6 +279,27 @@ def test_directories_put_in_the_place_of_others_are_captured_by_a_walk(
             (root / f"workspace/{i}/new").rename(root / f"workspace/{i}/old")
 
 
+@ASYNC
+@NEEDS_ROOT
+async def test_checkpoints_leave_the_disk_that_sessions_were_promised(
+    clean: CheckpointEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = await clean.create()
+    await clean.python(session_id, "import os; open('a', 'wb').write(os.urandom(24 << 20))")
+    spool = clean.engine.checkpoints._spool
+    before = clean.objects()
+    # Nothing left, too little for the archive, too little for its copy in the store.
+    for left in (0, 12 * MIB, 30 * MIB):
+        monkeypatch.setattr(spool, "_room", lambda left=left: left)
+        with pytest.raises(Full) as refused:
+            await clean.save(session_id)
+        assert refused.value.reason == "DISK_FULL"
+        assert clean.objects() == before
+        assert clean.remains() == []
+    monkeypatch.setattr(spool, "_room", lambda: 256 * MIB)
+    await clean.save(session_id)
+
+
 # What was saved must come back.
 
 

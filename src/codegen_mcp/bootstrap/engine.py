@@ -122,6 +122,7 @@ async def open_engine(
                     remote=store.remote,
                     exclusive=not settings.checkpoint_dir,
                 ),
+                room=host.volumes.free_bytes,
             )
             saver = AutoSaver(sessions, checkpoints, clock)
             for part in (artifacts, sessions, tasks, checkpoints, saver):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from codegen_mcp.engine.checkpoints.room import Room
 from codegen_mcp.engine.checkpoints.source_files import Read, Segments, data_segments
 
 SMALL_BYTES = 64 * 1024
@@ -28,8 +29,10 @@ class Copy:
 class Aside:
     """Holds copies; blocking, for threads. Takes over ``scratch`` and closes it."""
 
-    def __init__(self, scratch: int) -> None:
+    def __init__(self, scratch: int, room: Room | None = None) -> None:
+        """``room``: what the scratch file may take of the disk."""
         self._scratch = scratch
+        self._room = room
         self._end = 0
         self._memory = 0
 
@@ -59,6 +62,8 @@ class Aside:
             self._scratch = -1
 
     def _append(self, fd: int, start: int, length: int) -> None:
+        if self._room is not None:
+            self._room.check(length)
         os.lseek(self._scratch, self._end, os.SEEK_SET)
         left = length
         while left:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,14 +23,13 @@ from codegen_mcp.core.errors import (
     Corrupt,
     NotFound,
     StoreUnavailable,
-    Unavailable,
     WorkerError,
     WrongState,
 )
 from codegen_mcp.core.ids import new_session_id
 from codegen_mcp.engine.checkpoints.base import Verified
 from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, INFO, Catalog, Shelf
-from codegen_mcp.engine.checkpoints.disk_errors import disk_errors
+from codegen_mcp.engine.checkpoints.disk_errors import disk_errors, while_open
 from codegen_mcp.engine.checkpoints.journal import unpack
 from codegen_mcp.engine.checkpoints.library import Library
 from codegen_mcp.engine.checkpoints.live_state import LiveState
@@ -88,7 +87,12 @@ class Checkpointer:
     """One for each worker. An async context manager; leaving it ends what is under way."""
 
     def __init__(
-        self, sessions: SessionPool, store: ObjectStore, spool: Path, config: CheckpointConfig
+        self,
+        sessions: SessionPool,
+        store: ObjectStore,
+        spool: Path,
+        config: CheckpointConfig,
+        room: Callable[[], int] | None = None,
     ) -> None:
         """Wire it up.
 
@@ -97,11 +101,12 @@ class Checkpointer:
             store: Open; stays the caller's.
             spool: Directory of ours for drafts.
             config: Settings.
+            room: Bytes that may still be written to the spool's disk; None is any number.
         """
         self._sessions = sessions
         self._store = store
         self._config = config
-        self._spool = Spool(spool)
+        self._spool = Spool(spool, room)
         self._tasks = OwnedTasks()
         self._catalog = Catalog(store)
         self._locks = SessionLocks()
@@ -155,7 +160,7 @@ class Checkpointer:
         self._sessions.session(session_id)
         async with self._locks.hold(session_id):
             session = self._sessions.session(session_id)  # a restore may have put another there
-            with session.checkpointing(), _while_open(session), disk_errors():
+            with session.checkpointing(), while_open(session), disk_errors():
                 found = await self._look(session_id, incremental)
                 order = await self._order(session, found, name, trigger)
                 taken = await take(session, order, self._spool)
@@ -312,6 +317,7 @@ class Checkpointer:
             base=found.base,
             trigger=trigger,
             storage_url=self._store.url(checkpoint_id.key + ARCHIVE),
+            stored_here=self._config.exclusive and not self._config.remote,
         )
 
     async def _parent(self, shelf: Shelf) -> tuple[CheckpointInfo | None, Sequence[Entry]]:
@@ -387,13 +393,3 @@ class Checkpointer:
                     await self._retention.sweep(session_id, fresh)
         except StoreUnavailable as error:
             log.warning("checkpoint.stock_not_taken", error=error.message)
-
-
-@contextmanager
-def _while_open(session: Session) -> Iterator[None]:
-    """Answer that the session is gone where its files went while they were read."""
-    try:
-        yield
-    except Unavailable:
-        session.check_open()
-        raise

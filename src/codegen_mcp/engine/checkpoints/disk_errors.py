@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from codegen_mcp.core.errors import Full, StoreUnavailable, Unavailable
+from codegen_mcp.engine.session import Session
 from codegen_mcp.engine.session_maker import NO_SPACE, RETRY_AFTER_S
 
 
@@ -36,3 +37,13 @@ def disk_errors() -> Iterator[None]:
             "saved or restored; try again",
             reason="CHECKPOINT_FAILED",
         ) from error
+
+
+@contextmanager
+def while_open(session: Session) -> Iterator[None]:
+    """Answer that the session is gone where its files went while they were read."""
+    try:
+        yield
+    except Unavailable:
+        session.check_open()
+        raise

@@ -156,6 +156,8 @@ class Restorer:
         except NotFound:
             raise missing(checkpoint_id, "metadata") from None
         digest, size = hashlib.sha256(), 0
+        if self._copies:
+            self._spool.room().check(info.size_bytes)
         copy = await to_end(self._spool.scratch, os.close) if self._copies else -1
 
         def take(piece: bytes) -> None:

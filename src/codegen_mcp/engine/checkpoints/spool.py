@@ -13,12 +13,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from codegen_mcp.core.checkpoint import CheckpointId, parse_checkpoint_id
 from codegen_mcp.core.errors import NotFound
+from codegen_mcp.engine.checkpoints.room import Room
+from codegen_mcp.sandbox.volumes.space import free_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,21 @@ class Draft:
 class Spool:
     """The directory of all drafts of a worker."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, room: Callable[[], int] | None = None) -> None:
+        """Name it.
+
+        Args:
+            root: Made when it is opened.
+            room: Bytes that may still be written there; None is as many as the disk takes.
+        """
         self._root = root
+        self._room = room
+
+    def room(self) -> Room:
+        """Return what may be used of the disk now; for the event loop."""
+        if self._room is None:
+            return Room(self._root, 0)
+        return Room(self._root, free_on(self._root) - self._room())
 
     def open(self) -> list[tuple[CheckpointId, Draft]]:
         """Make the directory, delete what is half-made, return what waits, oldest first."""

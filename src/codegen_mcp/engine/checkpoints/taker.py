@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from codegen_mcp.engine.checkpoints.journal import packed
 from codegen_mcp.engine.checkpoints.live_state import LiveState
 from codegen_mcp.engine.checkpoints.manifest import Manifest, encode_manifest
 from codegen_mcp.engine.checkpoints.metadata import encode_info
+from codegen_mcp.engine.checkpoints.room import BoundedFile, Room
 from codegen_mcp.engine.checkpoints.spool import Draft, Spool
 from codegen_mcp.engine.checkpoints.tree_watch import Changes, TreeWatch
 from codegen_mcp.engine.checkpoints.watches import start_watch
@@ -51,6 +53,8 @@ class Order:
     """The parent's entries."""
     trigger: str
     storage_url: str = ""
+    stored_here: bool = False
+    """The store is on the disk of the drafts, and needs as much room again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +93,13 @@ class _Taking:
 
     async def run(self) -> Taken:
         session, number = self._session, self._order.checkpoint_id.number
+        room = self._spool.room()
+        room.check()
         root_fd = os.open(session.slot.volume.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         aside = None
-        file = _create(self._draft.archive)
+        file = _create(self._draft.archive, room)
         try:
-            aside = Aside(self._spool.scratch())
+            aside = Aside(self._spool.scratch(), room)
             base = await to_end(self._base)
             with ArchiveWriter(file) as writer:
                 capture = Capture(root_fd, writer, aside, number, base)
@@ -106,6 +112,8 @@ class _Taking:
             os.close(root_fd)
             if aside is not None:
                 aside.close()
+        if self._order.stored_here:
+            room.check(summary.size)
         live = LiveState(str(self._order.checkpoint_id), taken_ns, captured.states)
         info = CheckpointInfo(
             checkpoint_id=self._order.checkpoint_id,
@@ -231,9 +239,9 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _create(path: Path) -> BinaryIO:
+def _create(path: Path, room: Room) -> BinaryIO:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    return os.fdopen(fd, "w+b")
+    return io.BufferedRandom(BoundedFile(fd, room))
 
 
 def _read(path: Path) -> bytes:
