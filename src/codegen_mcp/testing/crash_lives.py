@@ -202,8 +202,8 @@ async def _learn(state: Path, settings: Mapping[str, Any]) -> None:
 def _mark_anew() -> None:
     """Have launchers of its own, as any worker: else the last one's watchdog takes them for its."""
     launcher.ENVIRONMENT["CODEGEN_LAUNCHER"] = value = secrets.token_hex(16)
-    setattr(launcher, "MARK", f"CODEGEN_LAUNCHER={value}")
-    setattr(watchdog, "MARK", launcher.MARK)
+    vars(launcher)["MARK"] = f"CODEGEN_LAUNCHER={value}"
+    vars(watchdog)["MARK"] = launcher.MARK
 
 
 def main() -> None:
