@@ -39,4 +39,7 @@ def make_app(
         return PlainTextResponse("draining\n", status_code=503)
 
     shown = [Route("/metrics", show_metrics)] if metrics is not None else []
-    return Starlette(routes=[*shown, Route("/healthz", healthz), Route("/readyz", readyz), *routes])
+    app = Starlette(routes=[*shown, Route("/healthz", healthz), Route("/readyz", readyz), *routes])
+    # A redirect would name whatever host the request did, with the signature of the link in it.
+    app.router.redirect_slashes = False
+    return app

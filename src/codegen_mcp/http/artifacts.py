@@ -21,6 +21,8 @@ log = structlog.get_logger()
 
 SILENCE_S = 60.0
 """An upload of which nothing came for so long is given up."""
+SLOWEST_BYTES_PER_S = 16 * 1024
+"""So is one that is slower than this on the whole, SILENCE_S aside: its room is reserved."""
 
 STATUS: Mapping[type[errors.WorkerError], int] = {
     errors.InvalidRequest: 400,
@@ -60,7 +62,7 @@ def artifact_route(artifacts: Artifacts, links: ArtifactLinks) -> Route:
             return Response(status_code=400)  # nobody reads it
         except TimeoutError:
             return PlainTextResponse(
-                f"nothing came for {SILENCE_S:g} s; send it again\n",
+                f"nothing came for {SILENCE_S:g} s, or too little; send it again\n",
                 status_code=408,
                 headers={"connection": "close"},
             )
@@ -88,12 +90,17 @@ async def _take(
 
 
 async def _body(request: Request) -> AsyncGenerator[bytes, None]:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + SILENCE_S
     async with contextlib.aclosing(request.stream()) as pieces:
         while True:
             async with asyncio.timeout(SILENCE_S):
                 piece = await anext(pieces, None)
             if piece is None:
                 return
+            until += len(piece) / SLOWEST_BYTES_PER_S
+            if loop.time() > until:
+                raise TimeoutError
             if piece:
                 yield piece
 

@@ -12,6 +12,8 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from codegen_mcp.http.protocol import BoundedProtocol, look_at_all
+
 log = structlog.get_logger()
 
 GRACE_S = 1
@@ -29,6 +31,7 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         """Return when it is to stop."""
         while not await self.on_tick(0):
+            look_at_all(self.server_state.connections)
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await self.stopping.wait()
@@ -63,6 +66,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
+                http=BoundedProtocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -15,7 +15,13 @@ from codegen_mcp.core.paths import show_path
 from codegen_mcp.engine.artifacts.base import ArtifactInfo, Artifacts
 from codegen_mcp.engine.artifacts.config import ArtifactConfig
 from codegen_mcp.engine.artifacts.facts import DEFAULT_TYPE, MAX_NAME_BYTES
-from codegen_mcp.engine.artifacts.left_files import LeftFile, LeftFiles, Seen
+from codegen_mcp.engine.artifacts.left_files import (
+    MAX_SCANNED,
+    MAX_SCANNED_BYTES,
+    LeftFile,
+    LeftFiles,
+    Seen,
+)
 from codegen_mcp.engine.artifacts.seen_files import load_seen, save_seen
 from codegen_mcp.engine.task_ports import Collected, TaskSession
 
@@ -107,6 +113,9 @@ class FileCollector:
                     left.seen[file.path] = Seen(file.mark, info.sha256)
                     total += file.size
         finally:
+            if _too_much(left.seen):
+                there = {file.path for file in scan.files}
+                left.seen = {path: one for path, one in left.seen.items() if path in there}
             await save_seen(session.directory, left.seen)
 
     def _unfit(self, file: LeftFile) -> str:
@@ -155,6 +164,11 @@ class FileCollector:
                 return False
         left.seen[file.path] = Seen(file.mark, known.sha256)
         return True
+
+
+def _too_much(seen: dict[bytes, Seen]) -> bool:
+    """Whether more is remembered than code can leave at a time: names may come and go for ever."""
+    return len(seen) > 2 * MAX_SCANNED or sum(map(len, seen)) > 2 * MAX_SCANNED_BYTES
 
 
 def _changed(seen: dict[bytes, Seen], file: LeftFile) -> bool:

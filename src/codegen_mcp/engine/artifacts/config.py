@@ -24,6 +24,10 @@ class ArtifactConfig:
     """Of all artifacts of the store: those of ended sessions are still there."""
     session_count: int = 10_000
     """Artifacts of one session, those announced included."""
+    total_count: int = 100_000
+    """Artifacts of the store, those announced included: the facts of all are in memory."""
+    uploads: int = 10_000
+    """Uploads of all sessions that are announced and not recorded."""
     task_files: int = 100
     """Files in ``artifacts/`` that are registered after one task."""
     task_bytes: int = 256 * MIB

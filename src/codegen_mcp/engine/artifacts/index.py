@@ -17,6 +17,9 @@ class ArtifactIndex:
         self.total_bytes = 0
         """Of all of them."""
 
+    def __len__(self) -> int:
+        return len(self._all)
+
     def __contains__(self, artifact_id: str) -> bool:
         return artifact_id in self._all
 

@@ -95,6 +95,7 @@ class ArtifactKeeper:
         task_id = facts.check_task_label(task_id)
         await self.sweeper.ready()
         self._quota.check(session_id, size_bytes)
+        self._quota.check_uploads()
         artifact_id = facts.new_artifact_id()
         expires_at_ms = self._clock.unix_ms() + self._config.link_s * 1000
         url = await self._shelf.store.upload_link(

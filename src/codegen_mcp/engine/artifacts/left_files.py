@@ -24,6 +24,8 @@ from codegen_mcp.sandbox.openat2 import NO_LINKS, open_beneath
 DIRECTORY = b"artifacts"
 MAX_SCANNED = 10_000
 """Entries looked at after one task; whoever leaves more gets the first of them registered."""
+MAX_SCANNED_BYTES = 4 * 1024 * 1024
+"""Of their paths together."""
 CHUNK_BYTES = 1024 * 1024
 
 Mark = tuple[int, int, int, int]
@@ -138,7 +140,7 @@ def _check(file: LeftFile, fd: int) -> None:
 
 def _scan(tree: Tree, stop: Stop) -> Scan:
     files: list[LeftFile] = []
-    pending, seen, whole = [DIRECTORY], 0, True
+    pending, seen, size, whole = [DIRECTORY], 0, 0, True
     while pending:
         directory = pending.pop()
         try:
@@ -152,7 +154,9 @@ def _scan(tree: Tree, stop: Stop) -> Scan:
                     stop.check()
                     seen += 1
                     path = directory + b"/" + os.fsencode(entry.name)
-                    if seen > MAX_SCANNED or len(path) > MAX_PATH_BYTES:
+                    size += len(path)
+                    full = seen > MAX_SCANNED or size > MAX_SCANNED_BYTES
+                    if full or len(path) > MAX_PATH_BYTES:
                         whole = False
                         break
                     if os.fsencode(entry.name) not in tree.hidden:

@@ -9,6 +9,8 @@ from codegen_mcp.engine.artifacts.config import ArtifactConfig
 from codegen_mcp.engine.artifacts.index import ArtifactIndex
 from codegen_mcp.engine.artifacts.uploads import Upload
 
+RETRY_AFTER_S = 60.0
+
 
 class Quota:
     """Counts what the keeper holds."""
@@ -51,9 +53,27 @@ class Quota:
                 f"the artifacts of session {session_id!r} have {sum(sizes)} bytes, those announced "
                 f"included, and may have {self._config.session_bytes}; delete some"
             )
-        if self._index.total_bytes + size_bytes > self._config.total_bytes:
+        announced = [upload.announced.size_bytes for upload in self._uploads.values()]
+        total = self._index.total_bytes + sum(announced)
+        if total + size_bytes > self._config.total_bytes:
             raise Full(
-                f"the artifacts of this worker have {self._index.total_bytes} bytes and may have "
-                f"{self._config.total_bytes}; delete some, or raise ARTIFACT_STORE_BYTES",
+                f"the artifacts of this worker have {total} bytes, those announced included, and "
+                f"may have {self._config.total_bytes}; delete some, or raise ARTIFACT_STORE_BYTES",
                 reason="ARTIFACTS_FULL",
+            )
+        if len(self._index) + len(announced) >= self._config.total_count:
+            raise Full(
+                f"this worker has {self._config.total_count} artifacts, those announced included, "
+                "as many as it may; delete some",
+                reason="ARTIFACTS_FULL",
+            )
+
+    def check_uploads(self) -> None:
+        """Refuse an upload while too many are announced and not recorded. Full."""
+        if len(self._uploads) >= self._config.uploads:
+            raise Full(
+                f"{len(self._uploads)} uploads are announced and not recorded, as many as may be; "
+                "record them, or wait until their links have run out",
+                reason="UPLOADS_FULL",
+                retry_after_s=RETRY_AFTER_S,
             )

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from codegen_mcp.core.errors import Corrupt, WrongState
+from codegen_mcp.core.errors import Corrupt, InvalidRequest, WrongState
+from codegen_mcp.engine.artifacts import facts
 from codegen_mcp.engine.artifacts.base import ArtifactInfo
 
 FORMAT = 1
@@ -54,12 +55,21 @@ def read_info(data: bytes, *, session_id: str, artifact_id: str, storage_url: st
     texts = (info.task_id, info.name, info.content_type, info.sha256)
     if (
         (info.artifact_id, info.session_id) != (artifact_id, session_id)
-        or not all(type(number) is int and number >= 0 for number in numbers)
+        or not all(type(number) is int and 0 <= number < 2**63 for number in numbers)
         or not all(isinstance(text, str) for text in texts)
         or not isinstance(labels, dict)
         or not all(isinstance(value, str) for value in labels.values())
     ):
         raise Corrupt(f"{what} is damaged; delete the artifact")
+    try:
+        # Whoever wrote it: all of this goes into headers and messages.
+        facts.check_name(info.name)
+        facts.check_content_type(info.content_type or "none")
+        facts.check_sha256(info.sha256)
+        facts.check_task_label(info.task_id)
+        facts.check_labels(labels)
+    except (InvalidRequest, UnicodeEncodeError) as error:
+        raise Corrupt(f"{what} is damaged ({str(error)[:200]}); delete the artifact") from None
     return info
 
 
@@ -83,7 +93,7 @@ def _dump(fields: Mapping[str, Any]) -> bytes:
 def _load(data: bytes, what: str) -> dict[str, Any]:
     try:
         fields = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt(f"{what} is damaged ({error})") from None
     version = fields.pop("format", None) if isinstance(fields, dict) else None
     if type(version) is not int or version < 1:

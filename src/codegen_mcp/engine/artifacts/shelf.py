@@ -25,6 +25,8 @@ from codegen_mcp.stores.base import ObjectInfo, ObjectStore
 
 log = structlog.get_logger()
 
+MAX_RECORD_BYTES = 512 * 1024
+"""Labels of 16 KiB may be six times as long in JSON."""
 READS_AT_ONCE = 16
 """Metadata objects; a store that is far away answers each in tens of milliseconds."""
 
@@ -82,9 +84,13 @@ class Shelf:
 
     async def info(self, session_id: str, artifact_id: str) -> ArtifactInfo:
         """Read one. NotFound, Corrupt."""
-        pieces = self.store.get(record_key(session_id, artifact_id))
+        key = record_key(session_id, artifact_id)
+        pieces = self.store.get(key, length=MAX_RECORD_BYTES + 1)
+        data = b"".join([piece async for piece in pieces])
+        if len(data) > MAX_RECORD_BYTES:
+            raise Corrupt(f"the metadata of artifact {artifact_id!r} is too long; delete it")
         return read_info(
-            b"".join([piece async for piece in pieces]),
+            data,
             session_id=session_id,
             artifact_id=artifact_id,
             storage_url=self.store.url(data_key(session_id, artifact_id)),
