@@ -15,6 +15,31 @@ from codegen_mcp.testing.s3_server import S3Server, shared_s3_server
 from codegen_mcp.testing.worker import start_worker_process, state_directory
 
 
+LONG = (
+    "contract/test_sandbox.py",
+    "security/test_attacks.py",
+    "integration/test_checkpoints.py",
+    "integration/test_checkpoint_stores.py",
+    "integration/test_checkpoint_uploads.py",
+    "integration/test_fork.py",
+    "integration/test_artifacts.py",
+    "integration/test_sessions.py",
+    "e2e/test_examples.py",
+    "integration/packages/",
+)
+"""Files that take longest: begun first, so that none of them runs alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first, in this order; all others keep theirs."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((n for n, part in enumerate(LONG) if f"tests/{part}" in path), len(LONG))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def shared_worker() -> Iterator[str]:
     """Address of one real worker process for the tests that need no other than any worker."""

@@ -40,7 +40,8 @@ def phases(options: list[str]) -> list[list[str]]:
     """Arguments of the two runs."""
     workers = str(max(2, (os.cpu_count() or 2)))
     ignored = [f"--ignore={path}" for path in ALONE]
-    beside = ["-n", workers, "--dist", "loadfile", *ignored, "tests", *options]
+    spread = ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
+    beside = [*spread, *ignored, "tests", *options]
     return [beside, [*ALONE, *options]]
 
 
