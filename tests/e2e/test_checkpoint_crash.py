@@ -251,7 +251,7 @@ async def test_a_full_state_directory_is_told_and_costs_nothing_that_was_answere
             max_checkpoints=3,
             pool_size=0,
         ) as rig:
-            await fill_at_random(rig, host, 24 * MIB)
+            await fill_at_random(rig, host, 80 * MIB)
 
 
 async def fill_at_random(rig: CheckpointEngine, host: Path, most: int) -> None:

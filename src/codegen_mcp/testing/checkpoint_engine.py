@@ -54,7 +54,8 @@ class CheckpointEngine:
     def edit(self, session_id: str, edits: Sequence[Edit]) -> None:
         """Change its files from outside, as its user would."""
         user = self.session(session_id).identity
-        apply(self.root(session_id), edits, None if user is None else (user.uid, user.gid))
+        owner = None if user is None else (user.uid, user.gid)
+        apply(self.root(session_id), edits, owner, two_mounts=True)
 
     async def task(
         self, session_id: str, tool: str, *, task_id: str = "", sequence: int = 0, **arguments: Any

@@ -85,18 +85,32 @@ def edits(*, large: int = 0) -> st.SearchStrategy[Edit]:
     )
 
 
-def apply(root: bytes, changes: Sequence[Edit], owner: tuple[int, int] | None = None) -> None:
-    """Do edits below a directory; new names belong to ``owner`` (uid, gid)."""
-    editor = _Editor(root, owner)
+def apply(
+    root: bytes,
+    changes: Sequence[Edit],
+    owner: tuple[int, int] | None = None,
+    *,
+    two_mounts: bool = False,
+) -> None:
+    """Do edits below a directory.
+
+    Args:
+        root: The directory.
+        changes: The edits.
+        owner: (uid, gid) of what is new.
+        two_mounts: Nothing moves or is linked between ``workspace`` and ``venv``, as in sandboxes.
+    """
+    editor = _Editor(root, owner, two_mounts)
     for name, *arguments in changes:
         with suppress(OSError):
             getattr(editor, name)(*arguments)
 
 
 class _Editor:
-    def __init__(self, root: bytes, owner: tuple[int, int] | None) -> None:
+    def __init__(self, root: bytes, owner: tuple[int, int] | None, two_mounts: bool) -> None:
         self._root = root
         self._owner = owner
+        self._two_mounts = two_mounts
 
     def _at(self, path: bytes) -> bytes:
         """Path of a name; never one that a link of the tree leads out to."""
@@ -105,6 +119,10 @@ class _Editor:
         if not (above + b"/").startswith(os.path.realpath(self._root) + b"/"):
             raise OSError(errno.EXDEV, "a link leads out of the tree")
         return whole
+
+    def _check_mount(self, one: bytes, other: bytes) -> None:
+        if self._two_mounts and one.partition(b"/")[0] != other.partition(b"/")[0]:
+            raise OSError(errno.EXDEV, "two mounts")
 
     def _made(self, path: bytes) -> None:
         if self._owner is not None:
@@ -167,6 +185,7 @@ class _Editor:
 
     def rename(self, old: bytes, new: bytes) -> None:
         """Move a name; what is in the way goes, of whatever kind."""
+        self._check_mount(old, new)
         try:
             os.rename(self._at(old), self._at(new))
         except OSError as error:
@@ -181,11 +200,13 @@ class _Editor:
 
     def swap(self, one: bytes, other: bytes) -> None:
         """Exchange two names in one step."""
+        self._check_mount(one, other)
         code = _libc.renameat2(_AT_CWD, self._at(one), _AT_CWD, self._at(other), _EXCHANGE)
         if code != 0:
             raise OSError(ctypes.get_errno(), "not exchanged")
 
     def link(self, old: bytes, new: bytes) -> None:
+        self._check_mount(old, new)
         os.link(self._at(old), self._at(new), follow_symlinks=False)
 
     def symlink(self, target: bytes, path: bytes) -> None:
