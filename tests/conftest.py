@@ -14,7 +14,6 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 from codegen_mcp.testing.s3_server import S3Server, shared_s3_server
 from codegen_mcp.testing.worker import start_worker_process, state_directory
 
-
 LONG = (
     "contract/test_sandbox.py",
     "security/test_attacks.py",
