@@ -68,7 +68,7 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
 
 def test_a_directory_sorts_directly_before_what_is_in_it() -> None:
     names = [b"a", b"a/b", b"a/b/c", b"a b", b"a-b", b"a.b", b"b"]
-    assert sorted(names[::-1], key=order) == names
+    assert sorted({*names}, key=order) == names
 
 
 def test_only_what_was_touched_is_looked_at(tree: Tree) -> None:
