@@ -28,7 +28,13 @@ from codegen_mcp.core.errors import (
     WrongState,
 )
 from codegen_mcp.core.limits import GIB, MIB, ResourceLimits
-from codegen_mcp.engine.checkpoints import bounds, fanotify_watch, inotify_reading, tree_watch
+from codegen_mcp.engine.checkpoints import (
+    bounds,
+    checkpointer,
+    fanotify_watch,
+    inotify_reading,
+    tree_watch,
+)
 from codegen_mcp.engine.checkpoints.facts import SHOWN_BYTES
 from codegen_mcp.engine.checkpoints.fanotify_watch import FanotifyWatch
 from codegen_mcp.engine.checkpoints.inotify_watch import InotifyWatch
@@ -277,6 +283,29 @@ def test_directories_put_in_the_place_of_others_are_captured_by_a_walk(
         assert restore(shot, tmp_path / next(iter(steps))) == shot.tree
         for i in range(40):
             (root / f"workspace/{i}/new").rename(root / f"workspace/{i}/old")
+
+
+@ASYNC
+@NEEDS_ROOT
+async def test_saves_of_many_sessions_leave_threads_to_everything_else(
+    clean: CheckpointEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, most = set[int](), 0
+    real = checkpointer.take
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal most
+        under_way.add(id(arguments))
+        most = max(most, len(under_way))
+        try:
+            return await real(*arguments)
+        finally:
+            under_way.discard(id(arguments))
+
+    monkeypatch.setattr(checkpointer, "take", counted)
+    sessions = [await clean.create() for _ in range(6)]
+    await asyncio.gather(*map(clean.save, sessions))
+    assert most == checkpointer.TAKEN_AT_ONCE
 
 
 @ASYNC

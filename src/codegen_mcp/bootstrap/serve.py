@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from codegen_mcp.bootstrap.engine import Engine
 from codegen_mcp.bootstrap.worker import open_worker
@@ -16,6 +17,9 @@ from codegen_mcp.sandbox.report import describe
 from codegen_mcp.server.signals import ShutdownSignals
 from codegen_mcp.settings import Settings
 from codegen_mcp.telemetry.logs import configure_logging
+
+THREADS = 32
+"""For work that blocks: asyncio's own six on a small machine are soon all busy with long work."""
 
 
 async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
@@ -27,6 +31,8 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
     configure_logging(settings.log_level)
     if settings.private_mounts and os.geteuid() == 0:
         mounts.enter_private_namespace()
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="worker")
+    asyncio.get_running_loop().set_default_executor(threads)
     async with ShutdownSignals() as signals, open_worker(settings) as worker:
         for line in start_up_lines(settings, worker.engine):
             announce(line)

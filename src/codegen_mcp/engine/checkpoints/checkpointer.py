@@ -51,6 +51,8 @@ from codegen_mcp.stores.base import ObjectStore
 
 log = structlog.get_logger()
 
+TAKEN_AT_ONCE = 3
+"""Each keeps one of the worker's threads busy, for a minute where code makes it long."""
 EPOCH = 1
 """Until a directory of sessions issues others."""
 
@@ -110,6 +112,7 @@ class Checkpointer:
         self._tasks = OwnedTasks()
         self._catalog = Catalog(store)
         self._locks = SessionLocks()
+        self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
         self._publisher = Publisher(
             self._catalog,
             self._tasks,
@@ -163,7 +166,8 @@ class Checkpointer:
             with session.checkpointing(), while_open(session), disk_errors():
                 found = await self._look(session_id, incremental)
                 order = await self._order(session, found, name, trigger)
-                taken = await take(session, order, self._spool)
+                async with self._taking:
+                    taken = await take(session, order, self._spool)
                 await self._publisher.publish(
                     taken.draft, taken.info, taken.manifest, away=found.away
                 )
