@@ -66,6 +66,7 @@ def capture(
     after: Act | None = None,
     writers: Callable[[], Writers] = Writers,
     watch: Callable[[int, Sequence[bytes]], TreeWatch] = start_watch,
+    look: Callable[[bytes], dict[bytes, Facts]] = tree_of,
 ) -> Shot:
     """Capture a volume.
 
@@ -78,6 +79,7 @@ def capture(
         after: What happens just after that.
         writers: What may be written to, at the beginning and while everything stands still.
         watch: Makes and starts the watch.
+        look: Tells what the tree is while everything stands still.
     """
     number = parent.saved.number + 1 if parent else 1
     base = None
@@ -103,7 +105,7 @@ def capture(
                 last()
                 changes.add(watching.drain())
             one.recheck(changes, writers())
-            tree = tree_of(os.fsencode(root))
+            tree = look(os.fsencode(root))
             copied = len(one._copies)
             if after is not None:
                 after()

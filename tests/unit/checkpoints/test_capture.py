@@ -23,6 +23,7 @@ from codegen_mcp.testing.capture_rig import Shot, capture, restore
 from codegen_mcp.testing.kernel_objects import nothing_left
 from codegen_mcp.testing.random_tree import Edit, allocated, apply, edits, tree_of
 from codegen_mcp.testing.refill_rig import make_volume
+from codegen_mcp.testing.sandbox_child import ORDINARY_UID
 from codegen_mcp.testing.small_host import small_host
 from codegen_mcp.testing.tree_editor import TreeEditor
 
@@ -275,6 +276,34 @@ def test_a_capture_that_is_stopped_ends_at_the_next_file(root: Path) -> None:
     with pytest.raises(Stopped):
         capture(root, during={2: Capture.stop, 3: lambda _: reached.append(3)})
     assert not reached
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_what_its_owner_closed_to_himself_is_captured_by_him() -> None:
+    """As a worker that is no root, whose sessions have its own user."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        root = make_volume(Path(directory))
+        apply(
+            os.fsencode(root),
+            [
+                ("write", b"workspace/closed", 900, 1),
+                ("write", b"workspace/d/in", 10, 2),
+                ("chmod", b"workspace/closed", 0o200),
+                ("chmod", b"workspace/d", 0),
+            ],
+        )
+        for path in (root, *root.rglob("*")):
+            os.chown(path, ORDINARY_UID, ORDINARY_UID)
+        tree = tree_of(os.fsencode(root))
+        os.seteuid(ORDINARY_UID)
+        try:
+            full = capture(root, look=lambda _: tree)
+            shot = capture(root, full, rounds=[lambda: None], look=lambda _: tree)
+        finally:
+            os.seteuid(0)
+        assert tree_of(os.fsencode(root)) == tree
+        check(full, root)
+        check(shot, root)
 
 
 def backdate(root: Path) -> None:

@@ -9,6 +9,8 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from codegen_mcp.core.errors import WrongState
+from codegen_mcp.core.paths import show_path
 from codegen_mcp.sandbox.openat2 import DIRECTORY, NO_LINKS, open_beneath
 
 PIECE_BYTES = 1024 * 1024
@@ -22,9 +24,52 @@ Segments = Sequence[tuple[int, int]]
 def open_entry(root_fd: int, path: bytes, flags: int) -> int:
     """Open a name below a volume's root; no link is followed on the way, nor at its end.
 
+    Directories that keep out this process, who owns them, are opened to it for that moment.
+
     Raises:
         OSError: As open(2); ELOOP for a link.
     """
+    try:
+        return _open(root_fd, path, flags)
+    except PermissionError:
+        with _lent(root_fd, path):
+            return _open(root_fd, path, flags)
+
+
+@contextmanager
+def _lent(root_fd: int, path: bytes) -> Iterator[None]:
+    """Lend read and search permission to every directory on the way that lacks it."""
+    lent: list[tuple[int, int]] = []
+    try:
+        for at in (at for at, byte in enumerate(path) if byte == ord("/")):
+            handle = _open(root_fd, path[:at], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+            found = os.fstat(handle)
+            mode = stat.S_IMODE(found.st_mode)
+            if found.st_uid == os.geteuid() and mode & 0o500 != 0o500:
+                lent.append((handle, mode))
+                lend(handle, mode, 0o500)
+            else:
+                os.close(handle)
+        yield
+    finally:
+        while lent:
+            handle, mode = lent.pop()
+            take_back(handle, mode, 0o500)
+            os.close(handle)
+
+
+def lend(handle: int, mode: int, bits: int) -> None:
+    """Give permission bits to what is open (O_PATH): through /proc, which follows no link of it."""
+    os.chmod(f"/proc/self/fd/{handle}", mode | bits)
+
+
+def take_back(handle: int, mode: int, bits: int) -> None:
+    """Undo ``lend``, unless the session itself has changed the mode meanwhile."""
+    if stat.S_IMODE(os.fstat(handle).st_mode) == mode | bits:
+        os.chmod(f"/proc/self/fd/{handle}", mode)
+
+
+def _open(root_fd: int, path: bytes, flags: int) -> int:
     held = -1
     try:
         while len(path) > _PATH_MAX:
@@ -41,15 +86,43 @@ def open_entry(root_fd: int, path: bytes, flags: int) -> int:
             os.close(held)
 
 
+def _open_for_reading(root_fd: int, path: bytes) -> int:
+    """Open a file; one whose mode keeps its owner out is lent the bit for that moment."""
+    try:
+        return open_entry(root_fd, path, os.O_RDONLY | os.O_NOFOLLOW)
+    except PermissionError:
+        handle = open_entry(root_fd, path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if found.st_uid != os.geteuid():
+            raise WrongState(
+                f"file {show_path(path)} cannot be read by the worker; give its owner read "
+                "permission (chmod u+r), or delete it, and try again",
+                reason="UNREADABLE_FILE",
+            )
+        mode = stat.S_IMODE(found.st_mode)
+        lend(handle, mode, 0o400)
+        try:
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{handle}", flags)
+        finally:
+            take_back(handle, mode, 0o400)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def regular_file(root_fd: int, path: bytes, ino: int) -> Iterator[tuple[int, os.stat_result]]:
     """Open a regular file that was seen with this inode.
 
     Raises:
         FileNotFoundError: It is gone, or something else has its name now.
+        WrongState: It may not be read, and is not this process's own.
     """
     try:
-        fd = open_entry(root_fd, path, os.O_RDONLY | os.O_NOFOLLOW)
+        fd = _open_for_reading(root_fd, path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EXDEV):
             raise FileNotFoundError(error.errno, os.strerror(error.errno), path) from None
