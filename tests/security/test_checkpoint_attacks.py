@@ -30,6 +30,7 @@ from codegen_mcp.core.errors import (
 from codegen_mcp.core.limits import GIB, MIB, ResourceLimits
 from codegen_mcp.engine.checkpoints import (
     bounds,
+    catalog,
     checkpointer,
     fanotify_watch,
     inotify_reading,
@@ -43,6 +44,7 @@ from codegen_mcp.engine.checkpoints.metadata import decode_info, encode_info
 from codegen_mcp.engine.checkpoints.recent import MOST_ENTRIES, RecentManifests
 from codegen_mcp.engine.checkpoints.scan import scan
 from codegen_mcp.engine.checkpoints.tree_table import TreeTable, walk
+from codegen_mcp.stores.memory import MemoryStore
 from codegen_mcp.testing.capture_rig import capture, restore
 from codegen_mcp.testing.checkpoint_engine import (
     CheckpointEngine,
@@ -179,6 +181,22 @@ def test_manifests_of_long_paths_are_not_kept_in_memory() -> None:
     kept.put(long)
     assert kept.get(f"{SESSION}.1.1") is None
     assert len(long.entries) < MOST_ENTRIES
+
+
+@ASYNC
+async def test_facts_that_code_made_long_are_kept_in_memory_as_far_as_they_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(catalog, "CACHED_BYTES", 25_000)
+    kept = catalog.Catalog(MemoryStore())
+    ids = [CheckpointId(SESSION, 1, number) for number in range(1, 6)]
+    for one in (*ids, ids[-1]):
+        info = dataclasses.replace(INFO, checkpoint_id=one, modified_files=["x" * 10_000])
+        kept.remember(info)
+    assert list(kept._known) == ids[-2:]
+    await kept.hide(ids[-1])
+    kept.remember(dataclasses.replace(INFO, checkpoint_id=ids[0], env={"A": "x" * 10_000}))
+    assert list(kept._known) == [ids[-2], ids[0]]
 
 
 @ASYNC

@@ -25,6 +25,8 @@ TOMBSTONE = ".deleted"
 _SUFFIXES = (ARCHIVE, MANIFEST, JOURNAL, INFO, TOMBSTONE)
 MAX_MANIFEST_BYTES = 512 * 1024 * 1024
 CACHED = 4096
+CACHED_BYTES = 64 * 1024 * 1024
+"""Of names and variables in them: code chooses most of these."""
 VERIFIED_AT_ONCE = 2
 """Archives: each takes one of the worker's few threads while its bytes come."""
 
@@ -60,6 +62,7 @@ class Catalog:
         self.store = store
         self.verifying = asyncio.Semaphore(VERIFIED_AT_ONCE)
         self._known: dict[CheckpointId, CheckpointInfo] = {}
+        self._bytes = 0
 
     async def shelves(self, session_id: str = "") -> dict[str, Shelf]:
         """Look at one session, or at all."""
@@ -99,7 +102,7 @@ class Catalog:
         try:
             data = await self.info_data(checkpoint_id)
         except NotFound:
-            self._known.pop(checkpoint_id, None)
+            self._forget(checkpoint_id)
             raise not_found(checkpoint_id) from None
         info = decode_info(data, checkpoint_id)
         self.remember(info)
@@ -111,9 +114,16 @@ class Catalog:
 
     def remember(self, info: CheckpointInfo) -> None:
         """Keep what is in the store, so that it need not be read again."""
-        while len(self._known) >= CACHED:
-            self._known.pop(next(iter(self._known)))
+        self._forget(info.checkpoint_id)
+        self._bytes += _text_bytes(info)
+        while self._known and (len(self._known) >= CACHED or self._bytes > CACHED_BYTES):
+            self._forget(next(iter(self._known)))
         self._known[info.checkpoint_id] = info
+
+    def _forget(self, checkpoint_id: CheckpointId) -> None:
+        known = self._known.pop(checkpoint_id, None)
+        if known is not None:
+            self._bytes -= _text_bytes(known)
 
     async def manifest(self, info: CheckpointInfo) -> tuple[Manifest, bytes]:
         """Read and check a manifest; also its object's bytes.
@@ -157,7 +167,7 @@ class Catalog:
         """Delete, as far as anybody can see; idempotent."""
         with contextlib.suppress(AlreadyExists):
             await self.store.put_bytes(checkpoint_id.key + TOMBSTONE, b"")
-        self._known.pop(checkpoint_id, None)
+        self._forget(checkpoint_id)
 
     async def unhide(self, checkpoint_id: CheckpointId) -> None:
         """Let a hidden one be seen again; idempotent."""
@@ -168,7 +178,7 @@ class Catalog:
         for suffix in (ARCHIVE, MANIFEST, JOURNAL, INFO, TOMBSTONE):
             if suffix in suffixes:
                 await self.store.delete(checkpoint_id.key + suffix)
-        self._known.pop(checkpoint_id, None)
+        self._forget(checkpoint_id)
 
     async def has(self, checkpoint_id: CheckpointId, suffix: str) -> bool:
         """Whether there is this object of a checkpoint."""
@@ -190,6 +200,12 @@ class Catalog:
                 )
             pieces.append(piece)
         return b"".join(pieces)
+
+
+def _text_bytes(info: CheckpointInfo) -> int:
+    texts = [*info.modified_files, *info.installed_packages]
+    texts += [text for one in (info.env, info.metadata) for pair in one.items() for text in pair]
+    return sum(map(len, texts))
 
 
 def parse_key(key: str) -> tuple[CheckpointId, str] | None:
