@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo, Entry, EntryKind
+from codegen_mcp.core.clock import SystemClock
 from codegen_mcp.core.errors import (
     Corrupt,
     Full,
@@ -44,6 +45,8 @@ from codegen_mcp.engine.checkpoints.metadata import decode_info, encode_info
 from codegen_mcp.engine.checkpoints.recent import MOST_ENTRIES, RecentManifests
 from codegen_mcp.engine.checkpoints.scan import scan
 from codegen_mcp.engine.checkpoints.tree_table import TreeTable, walk
+from codegen_mcp.engine.task_journal import FILE_NAME
+from codegen_mcp.engine.task_ledger import TaskLedger
 from codegen_mcp.stores.memory import MemoryStore
 from codegen_mcp.testing.capture_rig import capture, restore
 from codegen_mcp.testing.checkpoint_engine import (
@@ -514,6 +517,86 @@ async def test_a_restore_asks_for_no_more_than_a_caller_may(
         await clean.restore(info)
     assert sorted(view.session_id for view in clean.engine.sessions.list()) == before
     await clean.engine.checkpoints.delete(str(info.checkpoint_id))
+
+
+# Records of tasks that somebody else wrote.
+
+END: dict[str, Any] = {
+    "end": "t",
+    "tool": "run.python",
+    "seq": 1,
+    "fp": "0",
+    "at": 1,
+    "status": 2,
+    "metadata": {"ended_by": 1, "start_time_ms": 1, "end_time_ms": 2, "duration_ms": 1},
+}
+HEAD = b'{"format":1,"last_sequence":1}\n'
+RECORDS: dict[str, bytes] = {
+    "nested without end": HEAD + b"[" * 100_000 + b"\n",
+    "a list": HEAD + b"[]\n",
+    "a number": HEAD + b"1\n",
+    "an id that ends its quotes": HEAD + json.dumps({**END, "end": 'a","x":"'}).encode() + b"\n",
+    "an id that is a path": HEAD + json.dumps({**END, "end": "\0../x"}).encode() + b"\n",
+    "a sequence without end": HEAD + json.dumps({**END, "seq": float("inf")}).encode() + b"\n",
+    "a sequence that no wire holds": HEAD + json.dumps({**END, "seq": 1 << 70}).encode() + b"\n",
+    "a negative sequence": HEAD + json.dumps({**END, "seq": -1}).encode() + b"\n",
+    "no output": HEAD + json.dumps({**END, "logged": []}).encode() + b"\n",
+    "endless output": HEAD + json.dumps({**END, "logged": [1e400, 1]}).encode() + b"\n",
+    "artifacts that are none": HEAD + json.dumps({**END, "artifacts": [{}]}).encode() + b"\n",
+    "no status": HEAD + json.dumps({**END, "status": 99}).encode() + b"\n",
+    "an error that is none": HEAD + json.dumps({**END, "error": "x"}).encode() + b"\n",
+    "a tool with a lone surrogate": HEAD + json.dumps({**END, "tool": "\ud800"}).encode() + b"\n",
+    "a head without end": b'{"format":1,"last_sequence":' + b"9" * 400 + b"}\n",
+    "a later format": b'{"format":99}\n',
+    "no head": b"{}\n",
+    "a line that is cut": HEAD + json.dumps(END).encode(),
+    "nothing": b"",
+}
+
+
+@ASYNC
+@NEEDS_ROOT
+async def test_records_that_are_none_are_damage_before_anything_gives_way(
+    clean: CheckpointEngine,
+) -> None:
+    session_id = await clean.create()
+    await clean.python(session_id, "open('a', 'w').close()", task_id="t", sequence=1)
+    info = await clean.save(session_id)
+    stored = clean.object(info, ".json")
+    content = json.loads(stored.read_bytes())
+
+    def replace(lines: bytes) -> None:
+        data = gzip.compress(lines)
+        clean.object(info, ".journal.gz").write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        stored.write_bytes(_signed({**content, "journal_sha256": digest}))
+        clean.engine.checkpoints._catalog._known.clear()
+
+    await clean.python(session_id, "open('b', 'w').close()")
+    for what, lines in RECORDS.items():
+        replace(lines)
+        for new in (True, False):
+            with pytest.raises(Corrupt) as refused:
+                await clean.restore(info, new=new)
+            assert len(refused.value.message) < 1000, what
+        assert len(clean.engine.sessions.list()) == 1, what
+    assert await clean.python(session_id, "import os; print(*sorted(os.listdir()))") == "a b\n"
+    replace(HEAD + json.dumps(END).encode() + b"\n")
+    await clean.restore(info, new=False)
+    assert await clean.python(session_id, "import os; print(*os.listdir())") == "a\n"
+
+
+@ASYNC
+@NEEDS_ROOT
+async def test_records_on_disk_that_are_none_cost_a_session_nothing_else(
+    tmp_path: Path,
+) -> None:
+    for lines in RECORDS.values():
+        (tmp_path / FILE_NAME).write_bytes(lines)
+        ledger = TaskLedger(SystemClock())
+        recent = ledger.recover(SESSION, tmp_path)
+        assert all(isinstance(one, str) for one in recent)
+        ledger.close()
 
 
 # Exported files that somebody else wrote.

@@ -22,6 +22,7 @@ from codegen_mcp.engine.task import Place, Task, TaskEnd, TaskFacts
 from codegen_mcp.engine.task_config import TaskConfig
 from codegen_mcp.engine.task_journal import FILE_NAME, TaskJournal
 from codegen_mcp.engine.task_lines import (
+    DAMAGED,
     end_line,
     header_line,
     read_end,
@@ -245,7 +246,9 @@ class TaskBook:
                 if "end" in fields and not task.finished:
                     self._restore(task, fields, line.place)
                     ended[task.task_id] = task
-            except (ValueError, KeyError, TypeError):
+            except DAMAGED as error:
+                if number == 0 and isinstance(error, Corrupt):
+                    raise
                 log.warning("task.record_damaged", session_id=self._session_id, line=number)
         for task in sorted(begun.values(), key=lambda task: task.facts.submitted_at_ms):
             self._tasks[task.task_id] = task

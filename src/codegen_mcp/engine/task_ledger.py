@@ -10,7 +10,6 @@ from pathlib import Path
 import structlog
 
 from codegen_mcp.core.clock import Clock
-from codegen_mcp.core.errors import Corrupt
 from codegen_mcp.engine.task_book import TaskBook
 from codegen_mcp.engine.task_config import TaskConfig
 from codegen_mcp.engine.task_journal import FILE_NAME
@@ -39,7 +38,7 @@ class TaskLedger:
         try:
             book.spools.clear()
             recent = book.recover()
-        except (Corrupt, OSError) as error:
+        except Exception as error:  # the session must not be lost over its records
             log.error("task.records_unreadable", session_id=session_id, error=str(error))
             book.close()
             with suppress(OSError):

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from codegen_mcp.core.errors import Corrupt, WorkerError
+from codegen_mcp.core.errors import Corrupt, InvalidRequest, WorkerError
 from codegen_mcp.core.limits import Usage
 from codegen_mcp.core.task import EndedBy, TaskStatus
 from codegen_mcp.engine.base import ErrorEvent, ResultEvent, TaskMetadata
@@ -20,6 +20,11 @@ from codegen_mcp.engine.task import TaskEnd, TaskFacts
 from codegen_mcp.tools.base import ToolModel
 
 FORMAT = 1
+DAMAGED = (
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError),
+    *(OverflowError, RecursionError, Corrupt, InvalidRequest),
+)
+"""What reading a line raises that is none of ours."""
 _dumps = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 _METADATA_NUMBERS = (
     "start_time_ms",

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 from codegen_mcp.core.errors import Corrupt
-from codegen_mcp.engine.task_lines import FORMAT, header_line
+from codegen_mcp.core.ids import check_task_id
+from codegen_mcp.engine.base import ResultEvent
+from codegen_mcp.engine.task_lines import DAMAGED, header_line, read_end, read_facts, read_header
 
 MAX_BYTES = 256 * 1024 * 1024
+_WORD = re.compile(r"[A-Za-z0-9._:+/=-]{0,256}")
 
 
 def packed(journal: bytes) -> tuple[bytes, int]:
@@ -28,11 +34,11 @@ def packed(journal: bytes) -> tuple[bytes, int]:
         try:
             fields = json.loads(line)
             if number == 0:
-                last = int(fields.get("last_sequence", 0))
-            elif "start" in fields or "end" in fields:
-                last = max(last, int(fields["seq"]))
+                last = _whole(int(fields.get("last_sequence", 0)))
+            else:
+                last = max(last, _check(fields))
                 kept.append(line)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except DAMAGED:
             continue  # damaged: of no use to anybody
     if not kept and not last:
         return b"", 0
@@ -51,11 +57,42 @@ def unpack(data: bytes) -> bytes:
         lines = unpacker.decompress(data, MAX_BYTES)
         if not unpacker.eof or unpacker.unconsumed_tail or unpacker.unused_data:
             raise ValueError("it is cut, too long or followed by something")
-        head = json.loads(lines[: lines.index(b"\n")])
-        if head["format"] > FORMAT:
-            raise ValueError(f"format {head['format']} is newer than {FORMAT}")
-    except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
+        head, *records, rest = lines.split(b"\n")
+        if rest:
+            raise ValueError("its last line is cut off")
+        _whole(read_header(json.loads(head)))
+        for line in records:
+            _check(json.loads(line))
+    except (*DAMAGED, zlib.error) as error:
         raise Corrupt(
-            f"the task journal of a checkpoint is damaged ({error})", reason="CHECKPOINT_DAMAGED"
+            f"the task journal of a checkpoint is damaged ({str(error)[:200]})",
+            reason="CHECKPOINT_DAMAGED",
         ) from error
     return lines
+
+
+def _check(fields: Mapping[str, Any]) -> int:
+    """Look at a record as its reader will, before a session depends on it; its sequence number.
+
+    Raises:
+        DAMAGED: It is none.
+    """
+    facts = read_facts("", fields)
+    check_task_id(facts.task_id)
+    for text in (facts.tool, facts.fingerprint):
+        if not _WORD.fullmatch(text):
+            raise ValueError(f"{text[:80]!r} is no name of a tool, or no digest")
+    _whole(facts.submitted_at_ms)
+    if "end" in fields:
+        end = read_end(fields, None)
+        if isinstance(end, ResultEvent) and not all(isinstance(one, str) for one in end.artifacts):
+            raise ValueError("an artifact is no text")
+        stdout, stderr = fields.get("logged", (0, 0))
+        _whole(int(stdout) + int(stderr))
+    return _whole(facts.sequence)
+
+
+def _whole(number: int) -> int:
+    if not 0 <= number < 1 << 62:
+        raise ValueError(f"{str(number)[:40]} is out of range")
+    return number
