@@ -493,7 +493,7 @@ async def test_quotas_count_what_was_announced(open_bench: Opens) -> None:
 async def test_the_artifacts_of_ended_sessions_count_too(open_bench: Opens) -> None:
     bench = await open_bench(total_bytes=5)
     info = await bench.make(b"123")
-    with pytest.raises(Full, match="have 3 bytes, .* may have 5"):
+    with pytest.raises(Full, match=r"have 3 bytes, .* may have 5"):
         await bench.begin(3, session=OTHER)
     await bench.restart()
     with pytest.raises(Full):
