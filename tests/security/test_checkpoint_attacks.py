@@ -47,6 +47,8 @@ from codegen_mcp.engine.checkpoints.scan import scan
 from codegen_mcp.engine.checkpoints.tree_table import TreeTable, walk
 from codegen_mcp.engine.task_journal import FILE_NAME
 from codegen_mcp.engine.task_ledger import TaskLedger
+from codegen_mcp.stores import local_files
+from codegen_mcp.stores.local import LocalStore
 from codegen_mcp.stores.memory import MemoryStore
 from codegen_mcp.testing.capture_rig import capture, restore
 from codegen_mcp.testing.checkpoint_engine import (
@@ -348,6 +350,29 @@ async def test_checkpoints_leave_the_disk_that_sessions_were_promised(
         assert clean.remains() == []
     monkeypatch.setattr(spool, "_room", lambda: 256 * MIB)
     await clean.save(session_id)
+
+
+@ASYNC
+async def test_asking_for_a_session_that_never_was_reads_no_other_ones_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    real = local_files._sorted_names
+
+    def counted(root: int, below: str) -> Any:
+        looked.append(below)
+        return real(root, below)
+
+    async with LocalStore(tmp_path / "store") as store:
+        for number in (1, 2):
+            await store.put_bytes(f"{SESSION}/0000000001/{number:010}.json", b"{}")
+        (tmp_path / "store/ses_link").symlink_to(tmp_path / "store" / SESSION)
+        monkeypatch.setattr(local_files, "_sorted_names", counted)
+        for prefix in ("ses_" + "b" * 32, "ses_link", "..", "../..", "a/../..", "", "/etc", "\0"):
+            assert [one async for one in store.list(f"{prefix}/")] == []
+        assert not looked
+        assert len([one async for one in store.list(f"{SESSION}/")]) == 2
+        assert looked == [f"{SESSION}/", f"{SESSION}/0000000001/"]
 
 
 # What was saved must come back.

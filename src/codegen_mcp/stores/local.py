@@ -119,7 +119,7 @@ class LocalStore:
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Walk, a few hundred at a time."""
-        objects = local_files.walk(self._directory, prefix)
+        objects = local_files.objects(self._directory, prefix)
         while batch := await self._run(lambda _: local_files.batches(objects, LISTED_AT_ONCE)):
             for one in batch:
                 yield one

@@ -187,13 +187,33 @@ def check_root(root: int) -> None:
         raise OSError(errno.ESTALE, "the directory was removed")
 
 
-def walk(root: int, prefix: str, below: str = "") -> Iterator[ObjectInfo]:
-    """Objects by key. A directory is read whole, so that none is open between two of them."""
+def objects(root: int, prefix: str) -> Iterator[ObjectInfo]:
+    """Objects whose keys begin with a prefix, by key; only directories that may have some are read.
+
+    A prefix that no key has gives none.
+    """
+    check_root(root)
+    below = prefix[: prefix.rfind("/") + 1]
+    if below:
+        if not is_key(below[:-1]):
+            return
+        try:
+            with _parents(root, below + "any", make=False):
+                pass  # directories all the way, and no links
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            return
+    yield from _walk(root, prefix, below)
+
+
+def _walk(root: int, prefix: str, below: str) -> Iterator[ObjectInfo]:
+    """Walk. A directory is read whole, so that none is open between two of them."""
     for name, is_directory in _sorted_names(root, below):
         key = below + name
         if is_directory:
             if key.startswith(prefix) or prefix.startswith(key):
-                yield from walk(root, prefix, key)
+                yield from _walk(root, prefix, key)
         elif key.startswith(prefix):
             with suppress(FileNotFoundError):
                 yield _info(key, os.stat(key, dir_fd=root, follow_symlinks=False))
