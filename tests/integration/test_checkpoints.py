@@ -440,6 +440,25 @@ async def test_a_session_of_turns_is_saved_when_it_comes_to_rest(
     assert rig.tree(one) == tree
 
 
+async def test_a_session_that_ends_for_idleness_is_saved_before(
+    rig: CheckpointEngine, session_id: str
+) -> None:
+    """Also what it did at once, before anybody had looked whether there is something to save."""
+    del session_id
+    one = await rig.create(auto_restore=True, idle_timeout_s=1.0)
+    rig.edit(one, [("write", b"workspace/a", 100, 1)])
+    await rig.python(one, "open('b', 'w').write('b')")
+    tree = rig.tree(one)
+    async with asyncio.timeout(20):
+        while one in [view.session_id for view in rig.engine.sessions.list()]:
+            await rig.engine.sessions.reaper.sweep()
+            await asyncio.sleep(0.1)
+    restored = await rig.engine.checkpoints.revive(one)
+    assert restored is not None
+    assert restored.info.trigger == "idle"
+    assert rig.tree(one) == tree
+
+
 async def test_a_session_is_saved_at_its_interval_while_it_changes(
     rig: CheckpointEngine, session_id: str
 ) -> None:
