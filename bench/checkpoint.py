@@ -25,7 +25,6 @@ from stats import Samples, Target
 from codegen_mcp.bootstrap.engine import Engine, open_engine
 from codegen_mcp.bootstrap.serve import settle_memory
 from codegen_mcp.core.session import SessionConfig
-from codegen_mcp.sandbox import mounts
 from codegen_mcp.settings import Settings
 from codegen_mcp.telemetry.logs import configure_logging
 
@@ -255,8 +254,6 @@ async def measure(python: Path) -> tuple[list[Samples], list[Target]]:
     del python
     configure_logging("error")
     settle_memory()  # as the worker does
-    if os.geteuid() == 0:
-        mounts.enter_private_namespace()
     n = int(os.environ.get("BENCH_N", "60"))
     samples: list[Samples] = []
     targets: list[Target] = []

@@ -24,6 +24,7 @@ from processes import bare_server, worker
 from stats import HEADER, Samples, Target
 
 from codegen_mcp.client.connection import Connection
+from codegen_mcp.sandbox import mounts
 
 N = int(os.environ.get("BENCH_N", "60"))
 FIRST = "run.python print(1), a session's first"
@@ -197,4 +198,6 @@ async def main(names: list[str]) -> int:
 
 if __name__ == "__main__":
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if os.geteuid() == 0:
+        mounts.enter_private_namespace()  # before any group starts a thread
     sys.exit(asyncio.run(main(sys.argv[1:])))
