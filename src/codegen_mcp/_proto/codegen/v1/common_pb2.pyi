@@ -277,6 +277,9 @@ class SessionInfo(_message.Message):
     ISOLATION_FIELD_NUMBER: _builtins.int
     WORKSPACE_PATH_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    LAST_CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     workspace_id: _builtins.str
     created_at_ms: _builtins.int
@@ -293,6 +296,11 @@ class SessionInfo(_message.Message):
     workspace_path: _builtins.str
     note: _builtins.str
     """What last happened to its sandbox (lost, taken over), for people; empty when nothing did."""
+    epoch: _builtins.int
+    """Under which ownership the worker holds it; 1 where no directory gives others."""
+    last_checkpoint_id: _builtins.str
+    last_sequence: _builtins.int
+    """The highest sequence of its tasks; 0 where none was tracked."""
     @_builtins.property
     def usage(self) -> Global___ResourceUsage:
         """Now."""
@@ -330,10 +338,13 @@ class SessionInfo(_message.Message):
         isolation: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         workspace_path: _builtins.str = ...,
         note: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        last_checkpoint_id: _builtins.str = ...,
+        last_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "peak_usage", b"peak_usage", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_tasks", b"active_tasks", "created_at_ms", b"created_at_ms", "incarnation", b"incarnation", "isolation", b"isolation", "language", b"language", "last_activity_ms", b"last_activity_ms", "limits", b"limits", "note", b"note", "peak_usage", b"peak_usage", "pids", b"pids", "session_id", b"session_id", "state", b"state", "usage", b"usage", "user_id", b"user_id", "workspace_id", b"workspace_id", "workspace_path", b"workspace_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_tasks", b"active_tasks", "created_at_ms", b"created_at_ms", "epoch", b"epoch", "incarnation", b"incarnation", "isolation", b"isolation", "language", b"language", "last_activity_ms", b"last_activity_ms", "last_checkpoint_id", b"last_checkpoint_id", "last_sequence", b"last_sequence", "limits", b"limits", "note", b"note", "peak_usage", b"peak_usage", "pids", b"pids", "session_id", b"session_id", "state", b"state", "usage", b"usage", "user_id", b"user_id", "workspace_id", b"workspace_id", "workspace_path", b"workspace_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,12 +48,17 @@ class CreateSessionRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Empty, or this worker's own id."""
     workspace_id: _builtins.str
     """For the caller's own records."""
     user_id: _builtins.str
     """For the caller's own records."""
+    session_id: _builtins.str
+    """Of a coordinator: the id of the session, and the ownership under which it is held."""
+    epoch: _builtins.int
     @_builtins.property
     def config(self) -> Global___SessionConfig: ...
     @_builtins.property
@@ -66,10 +71,12 @@ class CreateSessionRequest(_message.Message):
         user_id: _builtins.str = ...,
         config: Global___SessionConfig | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        session_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "metadata", b"metadata", "user_id", b"user_id", "worker_id", b"worker_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "epoch", b"epoch", "metadata", b"metadata", "session_id", b"session_id", "user_id", b"user_id", "worker_id", b"worker_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -554,21 +561,28 @@ class RestoreRequest(_message.Message):
     CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
     CREATE_NEW_SESSION_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     checkpoint_id: _builtins.str
     worker_id: _builtins.str
     """Empty, or this worker's own id."""
     create_new_session: _builtins.bool
     """False: into the session that the checkpoint is of, alive or gone."""
+    session_id: _builtins.str
+    """Of a coordinator: the id of the new session, and the ownership under which it is held."""
+    epoch: _builtins.int
     def __init__(
         self,
         *,
         checkpoint_id: _builtins.str = ...,
         worker_id: _builtins.str = ...,
         create_new_session: _builtins.bool = ...,
+        session_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "create_new_session", b"create_new_session", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "create_new_session", b"create_new_session", "epoch", b"epoch", "session_id", b"session_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1054,6 +1068,7 @@ class ForkRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    NEW_SESSION_IDS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     count: _builtins.int
     """How many, 1 to 64; 0 is 1."""
@@ -1061,16 +1076,21 @@ class ForkRequest(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Set in each copy, on top of the session's own."""
 
+    @_builtins.property
+    def new_session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a coordinator: the ids of the copies, as many as count."""
+
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         count: _builtins.int = ...,
+        new_session_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "metadata", b"metadata", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "metadata", b"metadata", "new_session_ids", b"new_session_ids", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,15 +32,31 @@ class RegisterRequest(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     GRPC_ADDRESS_FIELD_NUMBER: _builtins.int
+    DIAL_TOKEN_FIELD_NUMBER: _builtins.int
+    START_ID_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     auth_token: _builtins.str
     version: _builtins.str
     grpc_address: _builtins.str
     """Where the worker's own services can be dialled; empty when they cannot."""
+    dial_token: _builtins.str
+    """What a coordinator that dials must send as "authorization: Bearer ..."; the worker's services
+    then take no other callers. Empty: they take anybody who reaches them.
+    """
+    start_id: _builtins.str
+    """One for each start of the worker's process; the same again after a lost connection."""
+    store_id: _builtins.str
+    """Names the store of its checkpoints: workers that send the same can restore each other's."""
     @_builtins.property
     def capabilities(self) -> Global___WorkerCapabilities: ...
     @_builtins.property
     def limits(self) -> _common_pb2.ResourceLimits: ...
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEpoch]:
+        """What it holds, with the epochs that it knows."""
+
     def __init__(
         self,
         *,
@@ -50,10 +66,14 @@ class RegisterRequest(_message.Message):
         limits: _common_pb2.ResourceLimits | None = ...,
         version: _builtins.str = ...,
         grpc_address: _builtins.str = ...,
+        dial_token: _builtins.str = ...,
+        start_id: _builtins.str = ...,
+        store_id: _builtins.str = ...,
+        sessions: _abc.Iterable[Global___SessionEpoch] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth_token", b"auth_token", "capabilities", b"capabilities", "grpc_address", b"grpc_address", "limits", b"limits", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth_token", b"auth_token", "capabilities", b"capabilities", "dial_token", b"dial_token", "grpc_address", b"grpc_address", "limits", b"limits", "sessions", b"sessions", "start_id", b"start_id", "store_id", b"store_id", "version", b"version", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -119,6 +139,8 @@ class RegisterResponse(_message.Message):
     HEARTBEAT_INTERVAL_SEC_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    FENCED_SESSIONS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Of the registration, not of a sandbox."""
     task_endpoint: _builtins.str
@@ -126,6 +148,12 @@ class RegisterResponse(_message.Message):
     accepted: _builtins.bool
     reason: _builtins.str
     """Why it was not accepted."""
+    incarnation: _builtins.int
+    """Rises with each start of the worker that the directory has seen."""
+    @_builtins.property
+    def fenced_sessions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sessions that the worker holds no longer: it ends them without saving."""
+
     def __init__(
         self,
         *,
@@ -134,10 +162,12 @@ class RegisterResponse(_message.Message):
         heartbeat_interval_sec: _builtins.int = ...,
         accepted: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+        fenced_sessions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "heartbeat_interval_sec", b"heartbeat_interval_sec", "reason", b"reason", "session_id", b"session_id", "task_endpoint", b"task_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "fenced_sessions", b"fenced_sessions", "heartbeat_interval_sec", b"heartbeat_interval_sec", "incarnation", b"incarnation", "reason", b"reason", "session_id", b"session_id", "task_endpoint", b"task_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -151,8 +181,11 @@ class HeartbeatRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     session_id: _builtins.str
+    incarnation: _builtins.int
+    """As registration gave it."""
     @_builtins.property
     def status(self) -> Global___WorkerStatus: ...
     @_builtins.property
@@ -164,10 +197,11 @@ class HeartbeatRequest(_message.Message):
         session_id: _builtins.str = ...,
         status: Global___WorkerStatus | None = ...,
         capacity: Global___SessionCapacity | None = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "session_id", b"session_id", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "incarnation", b"incarnation", "session_id", b"session_id", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,18 +329,28 @@ class HeartbeatResponse(_message.Message):
 
     CONTINUE_SERVING_FIELD_NUMBER: _builtins.int
     COMMANDS_FIELD_NUMBER: _builtins.int
+    FENCED_SESSIONS_FIELD_NUMBER: _builtins.int
     continue_serving: _builtins.bool
     @_builtins.property
-    def commands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def commands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"register": the coordinator does not know this worker (any more), register again. "drain":
+        take no new work, save what is there, and leave.
+        """
+
+    @_builtins.property
+    def fenced_sessions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in RegisterResponse."""
+
     def __init__(
         self,
         *,
         continue_serving: _builtins.bool = ...,
         commands: _abc.Iterable[_builtins.str] | None = ...,
+        fenced_sessions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands", "continue_serving", b"continue_serving"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands", "continue_serving", b"continue_serving", "fenced_sessions", b"fenced_sessions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -377,6 +421,8 @@ class TaskStreamMessage(_message.Message):
     FORK_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
     OPERATION_RESULT_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
+    CALL_RESULT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___TaskAssignment:
         """To the worker."""
@@ -427,6 +473,14 @@ class TaskStreamMessage(_message.Message):
     def operation_result(self) -> Global___SessionOperationResult:
         """From the worker: the answer to session_destroy, checkpoint, restore or fork."""
 
+    @_builtins.property
+    def call(self) -> Global___StreamCall:
+        """To the worker: any unary call of its services."""
+
+    @_builtins.property
+    def call_result(self) -> Global___StreamCallResult:
+        """From the worker."""
+
     def __init__(
         self,
         *,
@@ -443,12 +497,14 @@ class TaskStreamMessage(_message.Message):
         fork: Global___SessionFork | None = ...,
         credit: Global___TaskFlowCredit | None = ...,
         operation_result: Global___SessionOperationResult | None = ...,
+        call: Global___StreamCall | None = ...,
+        call_result: Global___StreamCallResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "message", b"message", "operation_result", b"operation_result", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "call", b"call", "call_result", b"call_result", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "message", b"message", "operation_result", b"operation_result", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "message", b"message", "operation_result", b"operation_result", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "call", b"call", "call_result", b"call_result", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "message", b"message", "operation_result", b"operation_result", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "response", "keepalive", "session_create", "session_created", "hello", "cancel", "session_destroy", "checkpoint", "restore", "fork", "credit", "operation_result"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "response", "keepalive", "session_create", "session_created", "hello", "cancel", "session_destroy", "checkpoint", "restore", "fork", "credit", "operation_result", "call", "call_result"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -703,6 +759,65 @@ class SessionOperationResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionOperationResult: _TypeAlias = SessionOperationResult  # noqa: Y015
+
+@_typing.final
+class StreamCall(_message.Message):
+    """A unary call of SessionManagement, TaskExecution or ArtifactService, for a worker that cannot be
+    dialled.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Comes back in the result."""
+    method: _builtins.str
+    """For example "SessionManagement/GetSessionStatus"."""
+    request: _builtins.bytes
+    """The request message, serialized."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        method: _builtins.str = ...,
+        request: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "method", b"method", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamCall: _TypeAlias = StreamCall  # noqa: Y015
+
+@_typing.final
+class StreamCallResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    response: _builtins.bytes
+    """The response message, serialized; empty with an error."""
+    status: _builtins.bytes
+    """A google.rpc.Status, serialized; empty when it went well."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        response: _builtins.bytes = ...,
+        status: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamCallResult: _TypeAlias = StreamCallResult  # noqa: Y015
 
 @_typing.final
 class TaskFlowCredit(_message.Message):
@@ -1129,13 +1244,30 @@ class SessionCreateRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     ENV_VARS_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    AUTO_RESTORE_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     workspace_id: _builtins.str
     user_id: _builtins.str
+    epoch: _builtins.int
+    """The ownership under which the worker holds it; 0 is 1."""
+    language: _builtins.str
+    idle_timeout_seconds: _builtins.int
+    """As in SessionConfig and CreateSessionRequest, these and those below."""
+    auto_restore: _builtins.bool
+    durability: _common_pb2.Durability.ValueType
+    checkpoint_interval_seconds: _builtins.int
     @_builtins.property
     def env_vars(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def limits(self) -> _common_pb2.ResourceLimits: ...
     def __init__(
         self,
         *,
@@ -1144,12 +1276,26 @@ class SessionCreateRequest(_message.Message):
         user_id: _builtins.str = ...,
         env_vars: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        limits: _common_pb2.ResourceLimits | None = ...,
+        epoch: _builtins.int = ...,
+        language: _builtins.str = ...,
+        idle_timeout_seconds: _builtins.int | None = ...,
+        auto_restore: _builtins.bool = ...,
+        durability: _common_pb2.Durability.ValueType = ...,
+        checkpoint_interval_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_idle_timeout_seconds", b"_idle_timeout_seconds", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "idle_timeout_seconds", b"idle_timeout_seconds", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["env_vars", b"env_vars", "metadata", b"metadata", "session_id", b"session_id", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_idle_timeout_seconds", b"_idle_timeout_seconds", "auto_restore", b"auto_restore", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "durability", b"durability", "env_vars", b"env_vars", "epoch", b"epoch", "idle_timeout_seconds", b"idle_timeout_seconds", "language", b"language", "limits", b"limits", "metadata", b"metadata", "session_id", b"session_id", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["checkpoint_interval_seconds"]  # noqa: Y015
+    _WhichOneofArgType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__idle_timeout_seconds: _TypeAlias = _typing.Literal["idle_timeout_seconds"]  # noqa: Y015
+    _WhichOneofArgType__idle_timeout_seconds: _TypeAlias = _typing.Literal["_idle_timeout_seconds", b"_idle_timeout_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_interval_seconds) -> _WhichOneofReturnType__checkpoint_interval_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__idle_timeout_seconds) -> _WhichOneofReturnType__idle_timeout_seconds | None: ...
 
 Global___SessionCreateRequest: _TypeAlias = SessionCreateRequest  # noqa: Y015
 

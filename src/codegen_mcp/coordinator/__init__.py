@@ -1,0 +1,1 @@
+"""One address for many workers: principals, routing, and the agents' face (MCP)."""

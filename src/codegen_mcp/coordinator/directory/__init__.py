@@ -1,0 +1,1 @@
+"""Who owns which session: the one durable state of a coordinator."""
