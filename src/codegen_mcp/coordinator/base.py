@@ -6,7 +6,7 @@ that this version does not know included. Errors are those of ``core.errors``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from google.protobuf.message import Message
@@ -85,8 +85,13 @@ class WorkerLink(Protocol):
         request: tasks_pb.TaskRequest | tasks_pb.AttachTaskRequest,
         *,
         epoch: int = 0,
+        admitted: Callable[[], None] | None = None,
     ) -> AsyncIterator[tasks_pb.TaskResponse]:
-        """As of the gateway."""
+        """As of the gateway.
+
+        ``admitted`` is called once, when the worker has taken the task, or can no longer take one
+        that is sent later before it: a session's tasks with a sequence reach it in order.
+        """
 
     async def upload(
         self, chunks: AsyncIterator[files_pb.UploadChunk], *, epoch: int = 0
