@@ -26,3 +26,11 @@ class SystemClock:
     def unix_ms(self) -> int:
         """Milliseconds from ``time.time_ns``."""
         return time.time_ns() // 1_000_000
+
+
+class BoottimeClock(SystemClock):
+    """The machine's clock, whose seconds also pass while the machine is suspended."""
+
+    def monotonic(self) -> float:
+        """Seconds from CLOCK_BOOTTIME (clock_gettime(2)), which no time step moves."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)

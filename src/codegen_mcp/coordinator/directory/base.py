@@ -19,8 +19,9 @@ class RowState(StrEnum):
     CREATING = "creating"
     """Reserved; its worker has not answered yet."""
     LIVE = "live"
+    """Held by its owner; without one it was released, and may be taken over by anybody."""
     LOST = "lost"
-    """Its worker is dead; it may be taken over from a checkpoint."""
+    """The start that holds it is dead; it may be taken over from a checkpoint."""
     ENDED = "ended"
     """Gone; its checkpoints and artifacts still are its principal's."""
 
@@ -42,7 +43,7 @@ class SessionRow:
     owner: Owner | None
     """None: nobody holds it (released, or ended)."""
     epoch: int
-    """1 when made."""
+    """1 when made; no other owner ever has the same one."""
     checkpoint_id: str
     """The newest that was committed; empty when there is none."""
     sequence: int
@@ -76,9 +77,9 @@ class Directory(Protocol):
     async def register(self, worker_id: str, start_id: str) -> int:
         """Return the incarnation of this start: one more for a start_id that is not the last one.
 
-        A higher incarnation makes those before it dead: their sessions stay theirs in name and
-        may be taken over by anybody, also by the new one. A start that was declared dead gets a
-        new incarnation: the dead never return.
+        A higher incarnation makes those before it dead: their sessions are LOST, stay theirs in
+        name and may be taken over by anybody, also by the new one. A start that was declared dead
+        gets a new incarnation: the dead never return.
         """
 
     async def beat(self, owner: Owner) -> bool:
@@ -87,19 +88,35 @@ class Directory(Protocol):
     async def beats(self) -> Mapping[Owner, int]:
         """Every live start, with its counter."""
 
-    async def declare_dead(self, owner: Owner) -> Sequence[SessionRow]:
-        """End a start for ever; its sessions, which are LOST now. Idempotent."""
+    async def declare_dead(
+        self, owner: Owner, *, at_beat: int | None = None
+    ) -> Sequence[SessionRow]:
+        """End a start for ever; those of its sessions that are LOST and not taken over yet.
+
+        Idempotent, also for a start that a later one of its worker has replaced.
+
+        Args:
+            owner: The start.
+            at_beat: Only while its counter still is this one.
+
+        Raises:
+            Conflict: It has beaten since ``at_beat``, and lives.
+        """
 
     async def reserve(self, row: SessionRow, *, max_sessions: int = 0) -> bool:
         """Insert a new session (CREATING or LIVE, epoch 1); False when the owner is dead.
 
+        The id must be a new one: of an id that was forgotten nobody knows which epochs it had.
+
         Raises:
             Full: The principal has ``max_sessions`` that are not ENDED (0 is no bound; all adhoc
-            ones count as one). AlreadyExists: There is such a session.
+            ones count as one). Reason QUOTA_EXCEEDED.
+            AlreadyExists: There is such a session.
+            InvalidRequest: The row is not a new one.
         """
 
     async def confirm(self, session_id: str, owner: Owner, epoch: int) -> bool:
-        """CREATING becomes LIVE; False unless it is held so."""
+        """CREATING becomes LIVE; False unless it is held so. Idempotent."""
 
     async def acquire(
         self, session_id: str, owner: Owner, expected_epoch: int
@@ -115,10 +132,13 @@ class Directory(Protocol):
         """Move pointers; False for each session that is not held under that epoch (fenced)."""
 
     async def release(self, session_id: str, owner: Owner, epoch: int) -> bool:
-        """Give it up after a last commit: nobody holds it; False when fenced."""
+        """Give it up after a last commit: nobody holds it; False when fenced.
+
+        Its epoch stays: the next owner takes the next one.
+        """
 
     async def end(self, session_id: str, epoch: int) -> bool:
-        """It is gone for good; False when the epoch has moved on. Idempotent."""
+        """It is gone for good; False when the epoch has moved on, or for none. Idempotent."""
 
     async def get(self, session_id: str) -> SessionRow | None:
         """One, ended ones too."""
@@ -135,4 +155,4 @@ class Directory(Protocol):
         """By id, without ENDED ones if ``live_only``; ``after``: the last id of the page before."""
 
     async def forget(self, keep: int) -> int:
-        """Delete all but the newest ``keep`` ENDED rows; how many went."""
+        """Delete all but the ``keep`` ENDED rows that ended last; how many went."""
