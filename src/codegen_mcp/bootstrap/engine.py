@@ -13,7 +13,8 @@ from codegen_mcp.engine.artifacts.collector import FileCollector
 from codegen_mcp.engine.artifacts.config import ArtifactConfig
 from codegen_mcp.engine.artifacts.keeper import ArtifactKeeper
 from codegen_mcp.engine.checkpoints.automatic import AutoSaver
-from codegen_mcp.engine.checkpoints.checkpointer import CheckpointConfig, Checkpointer
+from codegen_mcp.engine.checkpoints.checkpoint_config import CheckpointConfig
+from codegen_mcp.engine.checkpoints.checkpointer import Checkpointer
 from codegen_mcp.engine.hooks import EngineHooks, NoHooks
 from codegen_mcp.engine.output_config import OutputConfig
 from codegen_mcp.engine.pool_config import SessionPoolConfig

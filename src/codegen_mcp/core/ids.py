@@ -12,12 +12,27 @@ SessionId = NewType("SessionId", str)
 TaskId = NewType("TaskId", str)
 
 MAX_ID_LENGTH = 256
+_SESSION_ID = re.compile(r"ses_[0-9a-f]{32}")
 _TASK_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,256}")
 
 
 def new_session_id() -> SessionId:
     """Return a fresh session id with 128 random bits (it is a handle, and must not be guessed)."""
     return SessionId("ses_" + secrets.token_hex(16))
+
+
+def check_session_id(value: str) -> SessionId:
+    """Accept the id that a coordinator chose for a session.
+
+    Raises:
+        InvalidRequest: It is not ``ses_`` and 32 lower-case hexadecimal digits.
+    """
+    if not _SESSION_ID.fullmatch(value):
+        raise InvalidRequest(
+            f"session id {value[:80]!r} is not valid; use ses_ and 32 lower-case hexadecimal "
+            "digits of good randomness, or leave it empty"
+        )
+    return SessionId(value)
 
 
 def new_task_id() -> TaskId:

@@ -107,3 +107,7 @@ class SessionConfig:
     durability: Durability = Durability.INTERVAL
     checkpoint_interval_s: float | None = None
     """None is the worker's default."""
+    session_id: str = ""
+    """Chosen by a coordinator; empty lets the worker choose."""
+    epoch: int = 1
+    """The ownership under which the worker holds it."""

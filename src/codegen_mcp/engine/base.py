@@ -48,6 +48,8 @@ class SessionView:
     """Id of the checkpoint that its files came from; empty when they came from none."""
     lost: str = ""
     """What that restore could not bring back, for people; empty when nothing was lost."""
+    epoch: int = 1
+    """The ownership under which it is held; 1 where no directory gives others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +61,39 @@ class Capacity:
     sessions: Sequence[SessionView]
 
 
+class Ownership(Protocol):
+    """Under which epochs this worker holds its sessions. A directory of sessions gives them."""
+
+    def held(self) -> Mapping[str, int]:
+        """Every session that is not being ended, with its epoch."""
+
+    def check(self, session_id: str, epoch: int) -> None:
+        """Refuse what is meant for another owner of a session; one that is not here passes.
+
+        Raises:
+            Conflict: It is held under another epoch, or was fenced (STALE_EPOCH).
+        """
+
+    async def grant(self, session_id: str, epoch: int) -> None:
+        """Hold it under a higher epoch from now on; durable when this returns.
+
+        A lower epoch, and a session that is not here, change nothing.
+        """
+
+    async def fence(self, session_id: str, epoch: int) -> None:
+        """End it at once without saving it: its processes first; nothing when it is not here.
+
+        Only while it is held under ``epoch`` or a lower one. Nothing brings it back under such a
+        one either.
+        """
+
+
 class Sessions(Protocol):
     """Sessions of this worker."""
+
+    @property
+    def ownership(self) -> Ownership:
+        """Their epochs."""
 
     @property
     def default_limits(self) -> ResourceLimits:
@@ -70,18 +103,23 @@ class Sessions(Protocol):
         """Make one.
 
         Raises:
+            AlreadyExists: Its id was chosen, and is that of another one here.
             Full: MAX_SESSIONS or disk (with retry_after_s). Draining. InvalidRequest.
             SandboxUnavailable: No sandbox could be booted.
         """
 
-    async def fork(self, session_id: str, count: int) -> Sequence[SessionView]:
+    async def fork(
+        self, session_id: str, count: int, *, new_ids: Sequence[str] = ()
+    ) -> Sequence[SessionView]:
         """Copy one that is at rest ``count`` times (1 to 64); all or none.
+
+        ``new_ids`` are the ids of the copies, as many as there are; empty lets the worker choose.
 
         A child has the files, limits, env, metadata and timeouts of its parent, and no process and
         no task record of it: sequences begin at 0. New tasks of the parent wait meanwhile.
 
         Raises:
-            NotFound, InvalidRequest (count), Draining.
+            NotFound, InvalidRequest (count, ids), AlreadyExists (an id), Draining.
             WrongState: Its tasks are under way (SESSION_BUSY).
             Full: MAX_SESSIONS or disk for all of them (with retry_after_s).
             SandboxUnavailable: No sandbox could be booted.
@@ -271,3 +309,6 @@ class Tasks(Protocol):
 
     def list(self, session_id: str) -> Sequence[TaskView]:
         """Newest first."""
+
+    def last_sequence(self, session_id: str) -> int:
+        """The highest sequence of the session's tasks; 0 where none was tracked."""

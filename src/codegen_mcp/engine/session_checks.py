@@ -20,6 +20,8 @@ MAX_METADATA_BYTES = 64 * KIB
 MIN_CHECKPOINT_INTERVAL_S = 1.0
 MAX_NAME = 256
 MAX_CPU_BUDGET_S = 86_400.0
+MAX_EPOCH = 9_999_999_999
+"""Names of checkpoints have ten digits for it."""
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 
@@ -33,6 +35,17 @@ MINIMA: Mapping[str, float] = {
     "concurrent_tasks": 1,
 }
 """Below these no interpreter starts, or no volume can be made."""
+
+
+def check_epoch(epoch: int) -> int:
+    """Accept the epoch under which a session is to be held.
+
+    Raises:
+        InvalidRequest: It is not 1 to 9,999,999,999.
+    """
+    if not 1 <= epoch <= MAX_EPOCH:
+        raise InvalidRequest(f"epoch={epoch!r} must be 1 to {MAX_EPOCH}")
+    return epoch
 
 
 def check_env(env: Mapping[str, str]) -> dict[str, str]:

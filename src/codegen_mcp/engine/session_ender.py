@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +82,14 @@ class SessionEnder:
         while self._endings:
             await asyncio.wait([ending.work for ending in self._endings.values()])
 
-    async def put_down(self, session: Session) -> None:
-        """End everything of a session but its files and its record."""
+    async def put_down(self, sessions: Sequence[Session]) -> None:
+        """End everything of sessions but their files and their records; never raises."""
+        ends = [self._put_down(session) for session in sessions]
+        for error in await asyncio.gather(*ends, return_exceptions=True):
+            if error is not None:
+                log.error("session.not_put_down", error=repr(error))
+
+    async def _put_down(self, session: Session) -> None:
         if session.ending:
             return
         hurry = asyncio.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,14 +34,18 @@ COPIES_AT_ONCE = 2
 """Each has a thread of those that all sessions share."""
 
 
-def check_count(count: int) -> int:
+def check_count(count: int, new_ids: Sequence[str] = ()) -> int:
     """Accept how many children are asked for.
 
     Raises:
-        InvalidRequest: It is not 1 to 64.
+        InvalidRequest: It is not 1 to 64, or not the number of ids that are given.
     """
     if not 1 <= count <= MAX_COUNT:
         raise InvalidRequest(f"count={count!r} must be 1 to {MAX_COUNT}; fork again for more")
+    if new_ids and len(new_ids) != count:
+        raise InvalidRequest(
+            f"{len(new_ids)} new session ids are given for {count} copies; give as many, or none"
+        )
     return count
 
 
@@ -95,7 +99,7 @@ class SessionForker:
         """Cancel forks under way; nothing is left of them."""
         await self._jobs.aclose()
 
-    async def fork(self, parent: Session, count: int) -> list[Session]:
+    async def fork(self, parent: Session, count: int, new_ids: Sequence[str] = ()) -> list[Session]:
         """Copy a session that is at rest ``count`` times.
 
         A child has the parent's files, limits, variables, metadata and timeouts; it has an id, a
@@ -113,7 +117,7 @@ class SessionForker:
             SandboxUnavailable: A sandbox could not be booted.
             Draining: The worker is shutting down.
         """
-        job = self._jobs.spawn(self._fork(parent, count), "session-fork")
+        job = self._jobs.spawn(self._fork(parent, count, new_ids), "session-fork")
         cancelled = None
         while not job.done():
             try:
@@ -129,7 +133,7 @@ class SessionForker:
             raise _draining()
         return job.result()
 
-    async def _fork(self, parent: Session, count: int) -> list[Session]:
+    async def _fork(self, parent: Session, count: int, new_ids: Sequence[str]) -> list[Session]:
         started = time.monotonic()
         slots: list[Slot] = []
         self._working += 1
@@ -154,7 +158,7 @@ class SessionForker:
             await _all(self._boot(slot) for slot in slots)
             if self._services.gate.draining:
                 raise _draining()
-            made = self._place(slots, record)
+            made = self._place(slots, record, new_ids)
         except BaseException:
             for slot in slots:
                 self._trash.put(slot.directory, slot)
@@ -209,12 +213,14 @@ class SessionForker:
         finally:
             place.leave()
 
-    def _place(self, slots: list[Slot], record: SessionRecord) -> list[Session]:
+    def _place(
+        self, slots: list[Slot], record: SessionRecord, new_ids: Sequence[str]
+    ) -> list[Session]:
         """Make sessions of all slots, which are taken from the list, without a pause."""
         made: list[Session] = []
         try:
             while slots:
-                session_id = new_session_id()
+                session_id = new_ids[len(made)] if new_ids else new_session_id()
                 now_ms = self._services.clock.unix_ms()
                 child = replace(
                     record,
@@ -222,6 +228,7 @@ class SessionForker:
                     created_at_ms=now_ms,
                     last_activity_ms=now_ms,
                     incarnation=1,
+                    epoch=1,
                     identity=slots[0].identity,
                     recent_tasks=(),
                     restored_from="",

@@ -40,6 +40,8 @@ class RestorePlan:
     lost: str = ""
     journal: bytes = b""
     """Lines of its ``tasks.jsonl``."""
+    epoch: int = 1
+    """The ownership under which the session is held."""
 
 
 class SessionInstaller:
@@ -96,6 +98,7 @@ class SessionInstaller:
             checkpoint_interval_s=request.checkpoint_interval_s,
             restored_from=plan.restored_from,
             lost=plan.lost,
+            epoch=plan.epoch,
         )
         session = await self.install(slot, record, plan.journal)
         log.info("session.restored", session_id=plan.session_id, checkpoint=plan.restored_from)

@@ -14,7 +14,7 @@ from typing import TypeVar
 import structlog
 
 from codegen_mcp.core.errors import Draining, Full, SandboxUnavailable
-from codegen_mcp.core.ids import new_session_id
+from codegen_mcp.core.ids import check_session_id, new_session_id
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.core.session import SessionConfig
@@ -28,6 +28,7 @@ from codegen_mcp.engine.session import Session
 from codegen_mcp.engine.session_checks import (
     check_checkpoint_interval,
     check_env,
+    check_epoch,
     check_idle_timeout,
     check_limits,
     check_metadata,
@@ -65,6 +66,9 @@ class SessionRequest:
     durability: str = "interval"
     auto_restore: bool = False
     checkpoint_interval_s: float = 0.0
+    session_id: str = ""
+    """Empty: a fresh one."""
+    epoch: int = 1
 
 
 def check_request(
@@ -91,6 +95,8 @@ def check_request(
             if asked.checkpoint_interval_s is None
             else asked.checkpoint_interval_s
         ),
+        session_id=check_session_id(asked.session_id) if asked.session_id else "",
+        epoch=check_epoch(asked.epoch),
     )
 
 
@@ -157,7 +163,7 @@ class SessionMaker:
         """Give a booted slot to a session; the slot is discarded when that fails."""
         try:
             await fit(slot, request)
-            session_id = new_session_id()
+            session_id = request.session_id or new_session_id()
             directory = self._state.session(session_id)
             slot.directory.rename(directory)
             slot.moved(directory)
@@ -175,6 +181,7 @@ class SessionMaker:
                 last_activity_ms=now_ms,
                 identity=slot.identity,
                 durability=request.durability,
+                epoch=request.epoch,
                 auto_restore=request.auto_restore,
                 checkpoint_interval_s=request.checkpoint_interval_s,
             )

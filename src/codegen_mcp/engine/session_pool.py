@@ -32,6 +32,7 @@ from codegen_mcp.engine.session_ender import SessionEnder
 from codegen_mcp.engine.session_forker import SessionForker, check_count
 from codegen_mcp.engine.session_installer import RestorePlan, SessionInstaller
 from codegen_mcp.engine.session_maker import SessionMaker, check_request
+from codegen_mcp.engine.session_ownership import SessionOwnership
 from codegen_mcp.engine.session_services import SessionServices
 from codegen_mcp.engine.slot_factory import SlotFactory
 from codegen_mcp.engine.state_directory import StateDirectory
@@ -161,6 +162,8 @@ class SessionPool:
             boots=self._boots,
             end=lambda session: self._ender.begin(session, "asked").hurry.set(),
         )
+        self.ownership = SessionOwnership(self._sessions, state, self._ender.begin)
+        """Their epochs."""
         self.expiry = Expiry(self._ender.begin, self._tasks)
         """Whoever saves sessions before their end says so here."""
         self.reaper = Reaper(
@@ -231,7 +234,8 @@ class SessionPool:
         """Make a session."""
         try:
             request = check_request(config, self._config, self._catalog)
-            with self._admission.making():
+            chosen = [request.session_id] if request.session_id else []
+            with self.ownership.claimed(chosen, request.epoch), self._admission.making():
                 session = await self._maker.make(request)
                 self._sessions[session.session_id] = session
         except WorkerError as error:
@@ -242,12 +246,15 @@ class SessionPool:
             raise draining()
         return session.view()
 
-    async def fork(self, session_id: str, count: int) -> Sequence[SessionView]:
+    async def fork(
+        self, session_id: str, count: int, *, new_ids: Sequence[str] = ()
+    ) -> Sequence[SessionView]:
         """Copy a session (``SessionForker.fork``)."""
         try:
             parent = self.session(session_id)
-            with self._admission.making(check_count(count)):
-                made = await self._forker.fork(parent, count)
+            check_count(count, new_ids)
+            with self.ownership.claimed(new_ids), self._admission.making(count):
+                made = await self._forker.fork(parent, count, new_ids)
         except WorkerError as error:
             self._hooks.session_refused(reason=error.reason)
             raise
@@ -260,9 +267,11 @@ class SessionPool:
 
         Raises: as ``create`` and ``plan.fill``.
             WrongState: The living one has tasks under way.
+            Conflict: The living one is held under a higher epoch, or such a one was fenced.
         """
         request = check_request(plan.config, self._config, self._catalog)
         living = self._sessions.get(plan.session_id)
+        self.ownership.check_restore(plan.session_id, plan.epoch)
         if living is not None and (living.active_tasks or living.ending):
             raise busy(plan.session_id)
         with self._admission.making(living is None):
@@ -310,8 +319,7 @@ class SessionPool:
 
     def workspace(self, session_id: str) -> Workspace:
         """Return a session's files."""
-        session = self.session(session_id)
-        session.check_open()
+        (session := self.session(session_id)).check_open()
         return session.workspace
 
     def metadata(self, session_id: str) -> Mapping[str, str]:
@@ -326,8 +334,8 @@ class SessionPool:
 
     async def set_idle_timeout(self, session_id: str, seconds: float) -> None:
         """Change after how long without use it is destroyed; on disk when answered."""
-        seconds = check_idle_timeout(seconds, self._config.max_idle_timeout_s)
-        await change_idle_timeout(self.session(session_id), seconds)
+        checked = check_idle_timeout(seconds, self._config.max_idle_timeout_s)
+        await change_idle_timeout(self.session(session_id), checked)
 
     async def drain(self, grace_s: float | None = None) -> bool:
         """Take no new sessions and tasks; return when nothing runs, at most after the grace.
@@ -336,9 +344,8 @@ class SessionPool:
         """
         self._admission.draining = True
         self._warm.stop()
-        grace_s = self._config.grace_s if grace_s is None else grace_s
         try:
-            async with asyncio.timeout(grace_s):
+            async with asyncio.timeout(self._config.grace_s if grace_s is None else grace_s):
                 for session in list(self._sessions.values()):
                     await session.quiet()
                     await self.expiry.save(session, "drain")
@@ -359,16 +366,12 @@ class SessionPool:
         if self._closed:
             return
         self._closed = self._admission.draining = True
-        keep = self._config.keep_sessions if keep is None else keep
         await self.reaper.__aexit__(None, None, None)
         await self._warm.__aexit__(None, None, None)
         await self._forker.aclose()
         sessions = list(self._sessions.values())
-        if keep:
-            ends = [self._ender.put_down(session) for session in sessions]
-            for error in await asyncio.gather(*ends, return_exceptions=True):
-                if error is not None:
-                    log.error("session.not_put_down", error=repr(error))
+        if self._config.keep_sessions if keep is None else keep:
+            await self._ender.put_down(sessions)
         else:
             for session in sessions:
                 self._ender.begin(session, "closed").hurry.set()

@@ -35,5 +35,7 @@ class SessionRecord:
     """0 is never."""
     restored_from: str = ""
     """Id of the checkpoint that its files came from."""
+    epoch: int = 1
+    """The ownership under which the worker holds it: one more for each change of owner."""
     lost: str = ""
     """What that restore could not bring back, for people."""

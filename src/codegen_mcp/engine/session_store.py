@@ -24,7 +24,9 @@ FORMAT = 1
 FILE = "session.json"
 MAX_BYTES = 4 * 1024 * 1024
 
-_LATER = frozenset({"durability", "auto_restore", "checkpoint_interval_s", "restored_from", "lost"})
+_LATER = frozenset(
+    {"durability", "auto_restore", "checkpoint_interval_s", "restored_from", "lost", "epoch"}
+)
 """Came later, and are written only where they are not the default: older versions pass them by."""
 _LIMITS = {field.name: field.type for field in dataclasses.fields(ResourceLimits)}
 
@@ -103,6 +105,7 @@ def decode(path: Path, data: bytes) -> SessionRecord:
             checkpoint_interval_s=float(content.get("checkpoint_interval_s", 0)),
             restored_from=_text(content.get("restored_from", "")),
             lost=_text(content.get("lost", "")),
+            epoch=int(content.get("epoch", 1)),
         )
     except (ValueError, TypeError, KeyError, AttributeError, InvalidRequest) as error:
         raise Corrupt(f"{str(path)!r} is damaged ({type(error).__name__}: {error})") from error

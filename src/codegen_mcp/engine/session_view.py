@@ -45,4 +45,5 @@ def make_view(
         checkpoint_interval_s=record.checkpoint_interval_s,
         restored_from=record.restored_from,
         lost=record.lost,
+        epoch=record.epoch,
     )

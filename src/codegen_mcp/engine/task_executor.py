@@ -271,6 +271,10 @@ class TaskExecutor:
         tasks = list(self._book(self._sessions.session(session_id)))
         return [task.view(now_ms) for task in reversed(tasks)]
 
+    def last_sequence(self, session_id: str) -> int:
+        """Return the highest number that a task of the session had."""
+        return self._book(self._sessions.session(session_id)).sequences.last
+
     async def _perform(self, run: TaskRun) -> None:
         try:
             await run.perform()

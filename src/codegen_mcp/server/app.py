@@ -29,6 +29,7 @@ from codegen_mcp.engine.base import Sessions, Tasks
 from codegen_mcp.engine.checkpoints.base import Checkpoints
 from codegen_mcp.server.admission import Admission
 from codegen_mcp.server.artifact_service import ArtifactService
+from codegen_mcp.server.caller_gate import CallerGate
 from codegen_mcp.server.config import ServerConfig
 from codegen_mcp.server.convert import MAX_MESSAGE_BYTES
 from codegen_mcp.server.files_service import FilesService
@@ -105,16 +106,16 @@ class WorkerServer:
 
     async def __aenter__(self) -> WorkerServer:
         revival = Revival(self._checkpoints)
+        gate = CallerGate(self._sessions.ownership, self._config.dial_token)
         server = aio.server(
-            interceptors=[EdgeInterceptor(self._admission, self._hooks, revival)],
+            interceptors=[EdgeInterceptor(self._admission, self._hooks, gate, revival)],
             options=OPTIONS,
         )
-        tools = frozenset(spec.name for spec in self._tasks.specs)
         session_management_pb2_grpc.add_SessionManagementServicer_to_server(
             SessionService(
                 self._sessions,
+                self._tasks,
                 self._config,
-                tools,
                 checkpoints=self._checkpoints,
                 artifacts=self._artifacts,
             ),
@@ -127,7 +128,7 @@ class WorkerServer:
             ArtifactService(self._artifacts), server
         )
         workspace_files_pb2_grpc.add_WorkspaceFilesServicer_to_server(
-            FilesService(self._sessions, revival), server
+            FilesService(self._sessions, gate, revival), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from codegen_mcp._proto.codegen.v1 import common_pb2, session_management_pb2_grpc
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
-from codegen_mcp._proto.codegen.v1 import session_management_pb2_grpc
 from codegen_mcp.core.checkpoint import CheckpointInfo
-from codegen_mcp.core.errors import NotImplementedYet, WrongState
-from codegen_mcp.engine.base import Sessions, SessionView
+from codegen_mcp.core.errors import NotFound, NotImplementedYet, WrongState
+from codegen_mcp.engine.base import Sessions, SessionView, Tasks
 from codegen_mcp.engine.checkpoints.base import Checkpoints
 from codegen_mcp.server import convert_checkpoints as convert
 from codegen_mcp.server import convert_sessions
@@ -25,9 +27,14 @@ class CheckpointService(session_management_pb2_grpc.SessionManagementServicer):
     """Saves, restores and branches the sessions of one worker."""
 
     def __init__(
-        self, sessions: Sessions, config: ServerConfig, checkpoints: Checkpoints | None
+        self,
+        sessions: Sessions,
+        tasks: Tasks,
+        config: ServerConfig,
+        checkpoints: Checkpoints | None,
     ) -> None:
         self._sessions = sessions
+        self._tasks = tasks
         self._config = config
         self._checkpoints = checkpoints
 
@@ -58,7 +65,10 @@ class CheckpointService(session_management_pb2_grpc.SessionManagementServicer):
         checkpoints = self.checkpoints
         self.check_worker(request.worker_id)
         restored = await checkpoints.restore(
-            request.checkpoint_id, create_new_session=request.create_new_session
+            request.checkpoint_id,
+            create_new_session=request.create_new_session,
+            session_id=request.session_id,
+            epoch=request.epoch,
         )
         view = self._sessions.get(restored.session_id)
         return convert.restored(restored, view, self._config.worker_id)
@@ -68,7 +78,8 @@ class CheckpointService(session_management_pb2_grpc.SessionManagementServicer):
         checkpoints = self.checkpoints
         before = self._sessions.metadata(request.session_id)
         changes = convert_sessions.metadata(request.metadata, before)
-        made = await checkpoints.fork(request.session_id, request.count or 1)
+        count = request.count or len(request.new_session_ids) or 1
+        made = await checkpoints.fork(request.session_id, count, new_ids=request.new_session_ids)
         try:
             for session_id in made if changes else ():
                 await self._sessions.update_metadata(session_id, changes, replace=False)
@@ -117,9 +128,13 @@ class CheckpointService(session_management_pb2_grpc.SessionManagementServicer):
                 metadata={"worker_id": self._config.worker_id},
             )
 
-    def last_checkpoint(self, session_id: str) -> str:
-        """Id of the newest one of a session; empty when there is none."""
-        return self._checkpoints.last(session_id) if self._checkpoints is not None else ""
+    def describe(self, view: SessionView) -> common_pb2.SessionInfo:
+        """A session as it is now, with its newest checkpoint and highest sequence."""
+        last = self._checkpoints.last(view.session_id) if self._checkpoints is not None else ""
+        sequence = 0
+        with suppress(NotFound):  # it ends just now
+            sequence = self._tasks.last_sequence(view.session_id)
+        return convert_sessions.info(view, last_checkpoint_id=last, last_sequence=sequence)
 
     async def save_for_the_last_time(self, session_id: str, *, force: bool) -> CheckpointInfo:
         """Save a session that ends next; what tasks did meanwhile is saved too, unless forced.

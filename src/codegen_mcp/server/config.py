@@ -20,6 +20,9 @@ class ServerConfig:
     facts: Mapping[str, str] = field(default_factory=dict)
     """SessionCapacity.metadata: what is enforced by whom, and the like."""
     version: str = __version__
+    dial_token: str = field(default="", repr=False)
+    """What callers must bear (``authorization: Bearer``); empty takes everybody who reaches it.
+    Health and reflection are for all."""
     max_in_flight: int = 4096
     """Calls at once; more are answered RESOURCE_EXHAUSTED."""
 

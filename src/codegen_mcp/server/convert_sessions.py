@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from codegen_mcp._proto.codegen.v1 import common_pb2, session_management_pb2, worker_lifecycle_pb2
 from codegen_mcp.core.errors import FieldNotSupported, InvalidRequest, LimitExceeded
@@ -104,6 +104,8 @@ def session_config(
         auto_restore=config.auto_restore,
         durability=durability(config.durability),
         checkpoint_interval_s=interval_s,
+        session_id=request.session_id,
+        epoch=request.epoch or 1,
     )
 
 
@@ -209,7 +211,13 @@ def created(view: SessionView, worker_id: str) -> session_management_pb2.CreateS
     )
 
 
-def info(view: SessionView) -> common_pb2.SessionInfo:
+Describe = Callable[[SessionView], common_pb2.SessionInfo]
+"""``info``, with what others than the session know of it."""
+
+
+def info(
+    view: SessionView, *, last_checkpoint_id: str = "", last_sequence: int = 0
+) -> common_pb2.SessionInfo:
     """A session as it is now."""
     return common_pb2.SessionInfo(
         session_id=view.session_id,
@@ -228,20 +236,24 @@ def info(view: SessionView) -> common_pb2.SessionInfo:
         isolation=view.isolation,
         workspace_path=view.workspace_path,
         note=view.note,
+        epoch=view.epoch,
+        last_checkpoint_id=last_checkpoint_id,
+        last_sequence=last_sequence,
     )
 
 
 def status(
-    view: SessionView, worker_id: str, last_checkpoint_id: str
+    view: SessionView, worker_id: str, describe: Describe
 ) -> session_management_pb2.SessionStatusResponse:
     """Answer of GetSessionStatus."""
+    shown = describe(view)
     return session_management_pb2.SessionStatusResponse(
         session_id=view.session_id,
         worker_id=worker_id,
         state=STATES[view.state],
-        info=info(view),
+        info=shown,
         recent_tasks=view.recent_tasks,
-        last_checkpoint_id=last_checkpoint_id,
+        last_checkpoint_id=shown.last_checkpoint_id,
         restored_from=view.restored_from,
         lost=cut(view.lost, MAX_LOST_BYTES),
         auto_restore=view.auto_restore,
@@ -251,14 +263,14 @@ def status(
 
 
 def capacity(
-    value: Capacity, *, worker_id: str, version: str, facts: Mapping[str, str]
+    value: Capacity, describe: Describe, *, worker_id: str, version: str, facts: Mapping[str, str]
 ) -> worker_lifecycle_pb2.SessionCapacity:
     """Room on this worker."""
     return worker_lifecycle_pb2.SessionCapacity(
         total_sessions=value.total,
         active_sessions=value.active,
         available_sessions=max(0, value.total - value.active),
-        sessions=map(info, value.sessions[:MAX_LISTED]),
+        sessions=map(describe, value.sessions[:MAX_LISTED]),
         metadata=facts,
         worker_id=worker_id,
         version=version,
@@ -266,7 +278,10 @@ def capacity(
 
 
 def page(
-    views: Sequence[SessionView], request: session_management_pb2.ListSessionsRequest, most: int
+    views: Sequence[SessionView],
+    request: session_management_pb2.ListSessionsRequest,
+    most: int,
+    describe: Describe,
 ) -> session_management_pb2.ListSessionsResponse:
     """Cut one page; a token is the id of the last session before it, with its time of creation.
 
@@ -283,7 +298,7 @@ def page(
     shown = rest[:size]
     token = f"{shown[-1].created_at_ms}.{shown[-1].session_id}" if len(rest) > size else ""
     return session_management_pb2.ListSessionsResponse(
-        sessions=map(info, shown), next_page_token=token
+        sessions=map(describe, shown), next_page_token=token
     )
 
 

@@ -12,6 +12,7 @@ from codegen_mcp._proto.codegen.v1 import workspace_files_pb2_grpc
 from codegen_mcp.core.errors import InvalidRequest, NotFound
 from codegen_mcp.core.limits import MIB
 from codegen_mcp.engine.base import Sessions
+from codegen_mcp.server.caller_gate import CallerGate
 from codegen_mcp.server.closing import closing
 from codegen_mcp.server.convert import MAX_CHUNK_BYTES, not_negative
 from codegen_mcp.server.interceptors import Context, bind_ids
@@ -27,9 +28,10 @@ REFUSED_S = 1.0
 class FilesService(workspace_files_pb2_grpc.WorkspaceFilesServicer):
     """Streams files in and out of workspaces."""
 
-    def __init__(self, sessions: Sessions, revival: Revival | None = None) -> None:
+    def __init__(self, sessions: Sessions, gate: CallerGate, revival: Revival) -> None:
         self._sessions = sessions
-        self._revival = revival or Revival(None)
+        self._gate = gate
+        self._revival = revival
 
     async def Upload(
         self, request_iterator: AsyncIterator[pb.UploadChunk], context: Context
@@ -38,6 +40,7 @@ class FilesService(workspace_files_pb2_grpc.WorkspaceFilesServicer):
         try:
             header = await first_header(request_iterator)
             bind_ids(header)
+            self._gate.check_session(header.session_id)
             workspace = await self._workspace(header.session_id)
             size, sha256 = await workspace.write_chunks(
                 header.path,

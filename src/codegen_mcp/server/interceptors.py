@@ -16,6 +16,7 @@ from structlog.contextvars import bind_contextvars
 
 from codegen_mcp.core.errors import NotFound
 from codegen_mcp.server.admission import Admission
+from codegen_mcp.server.caller_gate import CallerGate
 from codegen_mcp.server.hooks import ServerHooks
 from codegen_mcp.server.revival import Revival
 from codegen_mcp.server.status import failure_of, trailers
@@ -37,9 +38,10 @@ class EdgeInterceptor(aio.ServerInterceptor):
     """Wraps each handler once, whatever its arity; a call then pays a dictionary look-up."""
 
     def __init__(
-        self, admission: Admission, hooks: ServerHooks, revival: Revival | None = None
+        self, admission: Admission, hooks: ServerHooks, gate: CallerGate, revival: Revival
     ) -> None:
-        self._revival = revival or Revival(None)
+        self._gate = gate
+        self._revival = revival
         self._admission = admission
         self._hooks = hooks
         self._wrapped: dict[str, Handler] = {}
@@ -91,6 +93,7 @@ class EdgeInterceptor(aio.ServerInterceptor):
             try:
                 self._admission.enter(method)
                 entered = True
+                self._gate.check(method, request, context.invocation_metadata() or ())
                 context.set_trailing_metadata(((REQUEST_ID, request_id),))
                 try:
                     return await behaviour(request, context)

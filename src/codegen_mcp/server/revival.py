@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from codegen_mcp.core.checkpoint import Restored
 from codegen_mcp.core.errors import NotFound
 from codegen_mcp.engine.checkpoints.base import Checkpoints
+from codegen_mcp.server.caller_gate import CALL_EPOCH
 
 REVIVED: ContextVar[Restored | None] = ContextVar("revived", default=None)
 """What was restored for this call."""
@@ -51,7 +52,7 @@ class Revival:
         """
         if self._checkpoints is None or not session_id:
             return False
-        restored = await self._checkpoints.revive(session_id)
+        restored = await self._checkpoints.revive(session_id, epoch=CALL_EPOCH.get())
         REVIVED.set(restored)
         return restored is not None
 

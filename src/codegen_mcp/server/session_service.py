@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import structlog
 
@@ -10,7 +10,7 @@ from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
 from codegen_mcp._proto.codegen.v1 import worker_lifecycle_pb2
 from codegen_mcp.core.errors import Unavailable
 from codegen_mcp.engine.artifacts.base import Artifacts
-from codegen_mcp.engine.base import Sessions
+from codegen_mcp.engine.base import Sessions, Tasks
 from codegen_mcp.engine.checkpoints.base import Checkpoints
 from codegen_mcp.server import convert_sessions as convert
 from codegen_mcp.server.checkpoint_service import MAX_PAGE, CheckpointService
@@ -29,14 +29,14 @@ class SessionService(CheckpointService):
     def __init__(
         self,
         sessions: Sessions,
+        tasks: Tasks,
         config: ServerConfig,
-        tools: Collection[str],
         *,
         checkpoints: Checkpoints | None = None,
         artifacts: Artifacts | None = None,
     ) -> None:
-        super().__init__(sessions, config, checkpoints)
-        self._tools = tools
+        super().__init__(sessions, tasks, config, checkpoints)
+        self._tools = frozenset(spec.name for spec in tasks.specs)
         self._artifacts = artifacts
 
     async def CreateSession(
@@ -83,8 +83,7 @@ class SessionService(CheckpointService):
     ) -> pb.SessionStatusResponse:
         """State, usage and last tasks."""
         view = self._sessions.get(request.session_id)
-        last = self.last_checkpoint(view.session_id)
-        return convert.status(view, self._config.worker_id, last)
+        return convert.status(view, self._config.worker_id, self.describe)
 
     async def GetSessionMetadata(
         self, request: pb.GetSessionMetadataRequest, context: Context
@@ -119,6 +118,7 @@ class SessionService(CheckpointService):
         """Room, sessions, and what this worker enforces."""
         return convert.capacity(
             self._sessions.capacity(),
+            self.describe,
             worker_id=self._config.worker_id,
             version=self._config.version,
             facts=self._config.facts,
@@ -128,7 +128,7 @@ class SessionService(CheckpointService):
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
         """One page."""
-        return convert.page(self._sessions.list(), request, MAX_PAGE)
+        return convert.page(self._sessions.list(), request, MAX_PAGE, self.describe)
 
     async def SetIdleTimeout(
         self, request: pb.SetIdleTimeoutRequest, context: Context

@@ -13,7 +13,8 @@ from typing import Any
 from codegen_mcp.bootstrap import Engine, open_engine
 from codegen_mcp.core.session import SessionConfig
 from codegen_mcp.engine.base import ErrorEvent, ResultEvent, TaskSubmission
-from codegen_mcp.engine.checkpoints.checkpointer import CheckpointConfig, Checkpointer
+from codegen_mcp.engine.checkpoints.checkpoint_config import CheckpointConfig
+from codegen_mcp.engine.checkpoints.checkpointer import Checkpointer
 from codegen_mcp.settings import Settings
 from codegen_mcp.stores.base import ObjectStore
 from codegen_mcp.stores.s3 import S3Store

@@ -22,7 +22,9 @@ from codegen_mcp.core.checkpoint import (
 )
 from codegen_mcp.core.errors import (
     AlreadyExists,
+    Conflict,
     Corrupt,
+    InvalidRequest,
     NotFound,
     WorkerError,
 )
@@ -53,7 +55,7 @@ class MemoryCheckpoints:
     def __init__(self, sessions: MemorySessions) -> None:
         self._sessions = sessions
         self._kept: dict[CheckpointId, Kept] = {}
-        self._epochs: dict[str, int] = {}
+        self._restores: dict[str, int] = {}
         self._numbers: dict[tuple[str, int], int] = {}
         self.refusal: WorkerError | None = None
         """Set it, and each save raises it."""
@@ -72,7 +74,7 @@ class MemoryCheckpoints:
         if self.refusal is not None:
             raise self.refusal
         entries = self._sessions.workspace(session_id).entries
-        epoch = self._epochs.setdefault(session_id, 1)
+        epoch = view.epoch
         number = self._numbers[session_id, epoch] = self._numbers.get((session_id, epoch), 0) + 1
         parent = self._parent(session_id, epoch) if incremental else None
         before = parent.entries if parent is not None else {}
@@ -112,14 +114,25 @@ class MemoryCheckpoints:
         self._kept[checkpoint_id] = Kept(info, entries)
         return info
 
-    async def restore(self, checkpoint_id: str, *, create_new_session: bool) -> Restored:
+    async def restore(
+        self,
+        checkpoint_id: str,
+        *,
+        create_new_session: bool,
+        session_id: str = "",
+        epoch: int = 0,
+    ) -> Restored:
         """Copy the files back."""
         kept = self._find(checkpoint_id)
         check(kept)
         if create_new_session:
-            self._sessions.check_room(1)
-            return await self._made(kept, new_session_id(), lost="")
-        session_id = kept.info.checkpoint_id.session_id
+            with self._sessions.ownership.claimed([session_id] if session_id else []):
+                self._sessions.check_room(1)
+            return await self._made(kept, session_id or new_session_id(), epoch or 1, lost="")
+        own = kept.info.checkpoint_id.session_id
+        if session_id not in {"", own}:
+            raise InvalidRequest(f"session_id {session_id!r} is not that of {checkpoint_id!r}")
+        session_id = own
         lost = "the session had ended; what it did after the checkpoint is gone"
         alive = [view for view in self._sessions.list() if view.session_id == session_id]
         if alive:
@@ -127,19 +140,25 @@ class MemoryCheckpoints:
             lost = lost_since(kept, self._sessions.workspace(session_id).entries)
         else:
             self._sessions.check_room(1)
-        self._epochs[session_id] = self._epochs.get(session_id, 1) + 1
-        return await self._made(kept, session_id, lost=lost)
+        self._restores[session_id] = self._restores.get(session_id, 1) + 1
+        held = alive[0].epoch if alive else kept.info.checkpoint_id.epoch
+        if epoch and epoch < held:
+            raise Conflict(f"session {session_id!r} has epoch {held}", reason="STALE_EPOCH")
+        return await self._made(kept, session_id, epoch or held, lost=lost)
 
-    async def revive(self, session_id: str) -> Restored | None:
+    async def revive(self, session_id: str, *, epoch: int = 0) -> Restored | None:
         """Restore the newest of a session that is gone and asked for that."""
         newest = self.last(session_id)
         if not newest or not (await self.get(newest)).auto_restore:
             return None
-        return await self.restore(newest, create_new_session=False)
+        return await self.restore(newest, create_new_session=False, epoch=epoch)
 
-    async def fork(self, session_id: str, count: int) -> Sequence[str]:
+    async def fork(
+        self, session_id: str, count: int, *, new_ids: Sequence[str] = ()
+    ) -> Sequence[str]:
         """Copy a session."""
-        return [view.session_id for view in await self._sessions.fork(session_id, count)]
+        made = await self._sessions.fork(session_id, count, new_ids=new_ids)
+        return [view.session_id for view in made]
 
     async def list(self, session_id: str = "") -> Sequence[CheckpointInfo]:
         """Filter."""
@@ -213,7 +232,7 @@ class MemoryCheckpoints:
         kept = self._find(checkpoint_id)
         kept.entries = {**kept.entries, b"damage": Entry(b"\0", 0o100644, 0)}
 
-    async def _made(self, kept: Kept, session_id: str, *, lost: str) -> Restored:
+    async def _made(self, kept: Kept, session_id: str, epoch: int, *, lost: str) -> Restored:
         info = kept.info
         config = SessionConfig(
             workspace_id=info.workspace_id,
@@ -229,7 +248,8 @@ class MemoryCheckpoints:
             config,
             restored_from=str(info.checkpoint_id),
             lost=lost,
-            incarnation=self._epochs.setdefault(session_id, 1),
+            incarnation=self._restores.setdefault(session_id, 1),
+            epoch=epoch,
         )
         if info.idle_timeout_s:
             self._sessions.idle_timeouts[session_id] = info.idle_timeout_s

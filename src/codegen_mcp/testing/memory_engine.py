@@ -134,6 +134,10 @@ class MemoryTasks:
         ids = [task_id for owner, task_id in self._tasks if owner == session_id]
         return [self.status(task_id, session_id) for task_id in reversed(ids)]
 
+    def last_sequence(self, session_id: str) -> int:
+        """Highest of a session."""
+        return self._last.get(session_id, 0)
+
     async def close(self) -> None:
         """Cancel what runs."""
         for task in list(self._running):

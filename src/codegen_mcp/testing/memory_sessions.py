@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from codegen_mcp.core.errors import Draining, Full, InvalidRequest, NotFound, WrongState
-from codegen_mcp.core.ids import new_session_id
+from codegen_mcp.core.errors import (
+    AlreadyExists,
+    Conflict,
+    Draining,
+    Full,
+    InvalidRequest,
+    NotFound,
+    WrongState,
+)
+from codegen_mcp.core.ids import check_session_id, new_session_id
 from codegen_mcp.core.limits import ResourceLimits, Usage
 from codegen_mcp.core.session import SessionConfig, SessionState
 from codegen_mcp.engine.base import Capacity, SessionView
@@ -27,12 +36,14 @@ class MemorySessions:
         self.environments: dict[str, Mapping[str, str]] = {}
         self.idle_timeouts: dict[str, float] = {}
         self.default_limits = ResourceLimits()
+        self.ownership = MemoryOwnership(self._views)
         self.draining = False
 
     async def create(self, config: SessionConfig) -> SessionView:
         """Add one."""
-        self.check_room(1)
-        view = self.view_of(new_session_id(), config)
+        with self.ownership.claimed([config.session_id] if config.session_id else []):
+            self.check_room(1)
+        view = self.view_of(config.session_id or new_session_id(), config)
         if config.idle_timeout_s is not None:
             self.idle_timeouts[view.session_id] = config.idle_timeout_s
         self.put(view, MemoryWorkspace(view.limits.disk_bytes), config.env)
@@ -43,7 +54,7 @@ class MemorySessions:
         now = time.time_ns() // 1_000_000
         limits = config.limits or self.default_limits
         return SessionView(
-            **{"incarnation": 1, **values},
+            **{"incarnation": 1, "epoch": config.epoch, **values},
             session_id=session_id,
             workspace_id=config.workspace_id,
             user_id=config.user_id,
@@ -80,19 +91,25 @@ class MemorySessions:
                 retry_after_s=1.5,
             )
 
-    async def fork(self, session_id: str, count: int) -> Sequence[SessionView]:
+    async def fork(
+        self, session_id: str, count: int, *, new_ids: Sequence[str] = ()
+    ) -> Sequence[SessionView]:
         """Copy entries."""
         view = self.get(session_id)
         if not 1 <= count <= MAX_FORKS:
             raise InvalidRequest(f"count={count!r} must be 1 to {MAX_FORKS}")
+        if new_ids and len(new_ids) != count:
+            raise InvalidRequest(f"{len(new_ids)} ids for {count} copies")
         refuse_busy(view)
-        self.check_room(count)
+        with self.ownership.claimed(new_ids):
+            self.check_room(count)
         made = []
-        for _ in range(count):
+        for number in range(count):
             now = time.time_ns() // 1_000_000
             copy = replace(
                 view,
-                session_id=new_session_id(),
+                session_id=new_ids[number] if new_ids else new_session_id(),
+                epoch=1,
                 state=SessionState.READY,
                 created_at_ms=now,
                 last_activity_ms=now,
@@ -166,6 +183,48 @@ class MemorySessions:
     def _change(self, session_id: str, **values: Any) -> None:
         now = time.time_ns() // 1_000_000
         self._views[session_id] = replace(self._views[session_id], last_activity_ms=now, **values)
+
+
+class MemoryOwnership:
+    """Their epochs."""
+
+    def __init__(self, views: dict[str, SessionView]) -> None:
+        self._views = views
+        self._fenced: dict[str, int] = {}
+
+    def held(self) -> Mapping[str, int]:
+        """Of each."""
+        return {session_id: view.epoch for session_id, view in self._views.items()}
+
+    def check(self, session_id: str, epoch: int) -> None:
+        """Compare."""
+        held = self.held().get(session_id, epoch)
+        if held != epoch or epoch <= self._fenced.get(session_id, 0):
+            raise Conflict(
+                f"session {session_id!r} is held under another epoch than {epoch}",
+                reason="STALE_EPOCH",
+            )
+
+    @contextmanager
+    def claimed(self, session_ids: Sequence[str], epoch: int = 1) -> Iterator[None]:
+        """Refuse what is there."""
+        for session_id in map(check_session_id, session_ids):
+            if session_id in self._views or session_ids.count(session_id) > 1:
+                raise AlreadyExists(f"session {session_id!r} is here", reason="SESSION_EXISTS")
+            self.check(session_id, epoch)
+        yield
+
+    async def grant(self, session_id: str, epoch: int) -> None:
+        """Raise it."""
+        view = self._views.get(session_id)
+        if view is not None and view.epoch < epoch:
+            self._views[session_id] = replace(view, epoch=epoch)
+
+    async def fence(self, session_id: str, epoch: int) -> None:
+        """Drop it."""
+        if self.held().get(session_id, 0) <= epoch:
+            self._fenced[session_id] = epoch
+            self._views.pop(session_id, None)
 
 
 def refuse_busy(view: SessionView) -> None:

@@ -42,29 +42,46 @@ class Checkpoints(Protocol):
             uploaded later. LimitExceeded, Full: It does not fit.
         """
 
-    async def restore(self, checkpoint_id: str, *, create_new_session: bool) -> Restored:
+    async def restore(
+        self,
+        checkpoint_id: str,
+        *,
+        create_new_session: bool,
+        session_id: str = "",
+        epoch: int = 0,
+    ) -> Restored:
         """Restore into a new session, or in place (the session's own id, alive or gone).
+
+        ``session_id`` is the id of the new session; in place it can only be its own. ``epoch`` is
+        the ownership under which it is held: 0 is the epoch that it has (alive), the newest of its
+        checkpoints (gone), or 1 (new).
 
         The whole chain is verified before anything is touched. A failed restore changes nothing.
 
         Raises:
             NotFound: No such checkpoint, or one that its chain needs. Corrupt: Damaged.
             WrongState: In place, and tasks are under way. Full, LimitExceeded: No room.
+            AlreadyExists: ``session_id`` is that of another session here. InvalidRequest: Of the
+            id. Conflict: There is a newer epoch of it (STALE_EPOCH).
         """
 
-    async def revive(self, session_id: str) -> Restored | None:
+    async def revive(self, session_id: str, *, epoch: int = 0) -> Restored | None:
         """Restore a session that is gone under its id, if it asked for that (``auto_restore``).
 
-        Returns None where there is nothing to restore, or it was not asked for.
+        ``epoch`` as for ``restore``. Returns None where there is nothing to restore, or it was not
+        asked for.
 
         Raises: as ``restore``.
         """
 
-    async def fork(self, session_id: str, count: int) -> Sequence[str]:
+    async def fork(
+        self, session_id: str, count: int, *, new_ids: Sequence[str] = ()
+    ) -> Sequence[str]:
         """Copy a session ``count`` times (1 to 64); the new ids. All or none.
 
         Raises:
-            NotFound, WrongState (tasks are under way), Full, InvalidRequest (count).
+            NotFound, WrongState (tasks are under way), Full, InvalidRequest (count, ids),
+            AlreadyExists (an id).
         """
 
     async def list(self, session_id: str = "") -> Sequence[CheckpointInfo]:

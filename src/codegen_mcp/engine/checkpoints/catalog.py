@@ -44,6 +44,11 @@ class Shelf:
         return max((one.number for one in self.objects), default=0)
 
     @property
+    def newest_epoch(self) -> int:
+        """Highest epoch in which anything was begun that still shows; 0 when none does."""
+        return max((one.epoch for one in self.objects), default=0)
+
+    @property
     def complete(self) -> list[CheckpointId]:
         """Those with metadata, hidden ones too, oldest first."""
         found = [one for one, suffixes in self.objects.items() if INFO in suffixes]

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
 import structlog
 
 from codegen_mcp.core.checkpoint import (
-    CheckpointId,
     CheckpointInfo,
-    Entry,
     Restored,
     check_checkpoint_name,
     parse_checkpoint_id,
 )
 from codegen_mcp.core.errors import (
     Corrupt,
+    InvalidRequest,
     NotFound,
     StoreUnavailable,
     WorkerError,
@@ -28,12 +26,12 @@ from codegen_mcp.core.errors import (
 )
 from codegen_mcp.core.ids import new_session_id
 from codegen_mcp.engine.checkpoints.base import Verified
-from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, INFO, Catalog, Shelf
+from codegen_mcp.engine.checkpoints.catalog import INFO, Catalog, Shelf
+from codegen_mcp.engine.checkpoints.checkpoint_config import CheckpointConfig
 from codegen_mcp.engine.checkpoints.disk_errors import disk_errors, while_open
 from codegen_mcp.engine.checkpoints.journal import unpack
 from codegen_mcp.engine.checkpoints.library import Library
-from codegen_mcp.engine.checkpoints.live_state import LiveState
-from codegen_mcp.engine.checkpoints.publisher import RETRY_S, Publisher
+from codegen_mcp.engine.checkpoints.publisher import Publisher
 from codegen_mcp.engine.checkpoints.recent import RecentManifests
 from codegen_mcp.engine.checkpoints.restored_session import config_of, lost_since
 from codegen_mcp.engine.checkpoints.restorer import Restorer
@@ -41,10 +39,12 @@ from codegen_mcp.engine.checkpoints.retention import Retention
 from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
 from codegen_mcp.engine.checkpoints.sound_chains import SoundChains
 from codegen_mcp.engine.checkpoints.spool import Spool
-from codegen_mcp.engine.checkpoints.taker import LIVE_STATE, Order, Taken, take
+from codegen_mcp.engine.checkpoints.succession import Succession
+from codegen_mcp.engine.checkpoints.taker import LIVE_STATE, Taken, take
 from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.session import Session
 from codegen_mcp.engine.session_installer import RestorePlan
+from codegen_mcp.engine.session_ownership import stale
 from codegen_mcp.engine.session_pool import SessionPool
 from codegen_mcp.sandbox.volumes.threads import to_end
 from codegen_mcp.stores.base import ObjectStore
@@ -53,36 +53,6 @@ log = structlog.get_logger()
 
 TAKEN_AT_ONCE = 3
 """Each keeps one of the worker's threads busy, for a minute where code makes it long."""
-EPOCH = 1
-"""Until a directory of sessions issues others."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointConfig:
-    """Settings of checkpoints."""
-
-    keep: int = 10
-    """Visible checkpoints of one session."""
-    max_chain: int = 8
-    """Archives that a restore may have to read; the next checkpoint is a full one."""
-    remote: bool = False
-    """The store is beyond a network: drafts outlive its absence, archives are read once."""
-    retry_s: Sequence[float] = RETRY_S
-    """Between attempts to store what waits for the store; then the last one again and again."""
-    exclusive: bool = True
-    """No other worker writes to the store: what is half there at the start is a dead one's."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Found:
-    """What there is of a session when a save begins."""
-
-    drafts: Sequence[int]
-    shelf: Shelf = field(default_factory=Shelf)
-    parent: CheckpointInfo | None = None
-    base: Sequence[Entry] = ()
-    away: StoreUnavailable | None = None
-    """Why the store could not be asked."""
 
 
 class Checkpointer:
@@ -127,8 +97,10 @@ class Checkpointer:
         self._library = Library(self._catalog, self._spool, self._locks)
         self._manifests = RecentManifests()
         self._chains = SoundChains(self._catalog, remote=config.remote)
+        self._next = Succession(
+            self._catalog, self._spool, self._retention, self._manifests, self._chains, config
+        )
         self._last: dict[str, str] = {}
-        self._issued: dict[str, int] = {}
         self._stock: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Checkpointer:
@@ -164,8 +136,9 @@ class Checkpointer:
         async with self._locks.hold(session_id):
             session = self._sessions.session(session_id)  # a restore may have put another there
             with session.checkpointing(), while_open(session), disk_errors():
-                found = await self._look(session_id, incremental)
-                order = await self._order(session, found, name, trigger)
+                epoch = session.record.epoch
+                found = await self._next.look(session_id, epoch, incremental)
+                order = await self._next.order(session, epoch, found, name, trigger)
                 async with self._taking:
                     taken = await take(session, order, self._spool)
                 await self._publisher.publish(
@@ -183,14 +156,33 @@ class Checkpointer:
         )
         return taken.info
 
-    async def restore(self, checkpoint_id: str, *, create_new_session: bool) -> Restored:
+    async def restore(
+        self,
+        checkpoint_id: str,
+        *,
+        create_new_session: bool,
+        session_id: str = "",
+        epoch: int = 0,
+    ) -> Restored:
         """Restore (``base.Checkpoints.restore``)."""
         asked = parse_checkpoint_id(checkpoint_id)
-        session_id = new_session_id() if create_new_session else asked.session_id
-        async with self._locks.hold(asked.session_id):
-            return await self._restore(await self._catalog.info(asked), session_id)
+        with ExitStack() as claims:
+            if create_new_session:
+                chosen = [session_id] if session_id else []
+                claims.enter_context(self._sessions.ownership.claimed(chosen, epoch or 1))
+                session_id = session_id or new_session_id()
+            elif session_id not in {"", asked.session_id}:
+                raise InvalidRequest(
+                    f"session_id {session_id[:80]!r} is not that of checkpoint {checkpoint_id!r}; "
+                    "set create_new_session to give the copy another one"
+                )
+            else:
+                session_id = asked.session_id
+            async with self._locks.hold(asked.session_id):
+                info = await self._catalog.info(asked)
+                return await self._restore(info, session_id, epoch)
 
-    async def revive(self, session_id: str) -> Restored | None:
+    async def revive(self, session_id: str, *, epoch: int = 0) -> Restored | None:
         """Restore a session that is gone (``base.Checkpoints.revive``), once for all who ask."""
         async with self._locks.hold(session_id):
             living = [one for one in self._sessions.living if one.session_id == session_id]
@@ -199,11 +191,14 @@ class Checkpointer:
             found = await self._newest(session_id)
             if found is None or not found.auto_restore:
                 return None
-            return await self._restore(found, session_id)
+            return await self._restore(found, session_id, epoch)
 
-    async def fork(self, session_id: str, count: int) -> Sequence[str]:
+    async def fork(
+        self, session_id: str, count: int, *, new_ids: Sequence[str] = ()
+    ) -> Sequence[str]:
         """Copy a session (``base.Checkpoints.fork``)."""
-        return [view.session_id for view in await self._sessions.fork(session_id, count)]
+        made = await self._sessions.fork(session_id, count, new_ids=new_ids)
+        return [view.session_id for view in made]
 
     async def list(self, session_id: str = "") -> Sequence[CheckpointInfo]:
         """Newest first; damaged metadata is left out, and said in the log."""
@@ -220,7 +215,7 @@ class Checkpointer:
             with suppress(Corrupt, WrongState):  # it may go all the same
                 await self._catalog.info(asked)
             await self._catalog.hide(asked)
-            self._note_issued(asked.session_id, asked.number)
+            self._next.note_issued(asked.session_id, asked.number)
             if self._last.get(asked.session_id) == checkpoint_id:
                 visible = (await self._catalog.shelf(asked.session_id)).visible
                 self._last[asked.session_id] = str(visible[-1]) if visible else ""
@@ -252,9 +247,10 @@ class Checkpointer:
         """Id of the newest checkpoint of a session; empty when there is none."""
         return self._last.get(session_id, "")
 
-    async def _restore(self, info: CheckpointInfo, session_id: str) -> Restored:
+    async def _restore(self, info: CheckpointInfo, session_id: str, epoch: int) -> Restored:
         """Restore; the lock of the checkpoint's session is held."""
         asked = info.checkpoint_id
+        epoch = await self._epoch(session_id, epoch, new=session_id != asked.session_id)
         with disk_errors():
             verified = await self._restorer.verify(info)
             try:
@@ -268,11 +264,28 @@ class Checkpointer:
                     restored_from=str(asked),
                     lost=lost,
                     journal=journal,
+                    epoch=epoch,
                 )
                 await self._sessions.restore(plan)
             finally:
                 verified.close()
         return Restored(session_id=session_id, info=info, lost=lost)
+
+    async def _epoch(self, session_id: str, asked: int, *, new: bool) -> int:
+        """Choose the epoch of a session that is restored.
+
+        Raises:
+            Conflict: One that nobody holds has checkpoints of a higher one than was asked for.
+        """
+        if new:
+            return asked or 1
+        held = self._sessions.ownership.held().get(session_id)
+        if held is not None:
+            return asked or held
+        newest = (await self._catalog.shelf(session_id)).newest_epoch
+        if asked and newest > asked:
+            raise stale(session_id, asked, newest)
+        return asked or newest or 1
 
     async def _restored_before(self, session: Session) -> Restored | None:
         """Tell what a living session was restored from; None where it was not."""
@@ -285,61 +298,6 @@ class Checkpointer:
         except (Corrupt, NotFound, WrongState):
             info = CheckpointInfo(checkpoint_id=source)
         return Restored(session_id=session.session_id, info=info, lost=record.lost)
-
-    async def _look(self, session_id: str, incremental: bool) -> _Found:
-        """See what there is of a session. What a dead attempt left of it is cleared away.
-
-        A store that does not answer need not stop a save: it becomes a full one, and waits.
-        """
-        # Before the store: a draft that is stored in between shows there.
-        found = _Found(drafts=await to_end(lambda: self._spool.numbers(session_id)))
-        try:
-            found.shelf = await self._catalog.shelf(session_id)
-            await self._retention.clean(session_id, found.shelf)
-            if incremental:
-                found.parent, found.base = await self._parent(found.shelf)
-        except StoreUnavailable as error:
-            if not self._config.remote:
-                raise
-            found.away = error
-        return found
-
-    async def _order(self, session: Session, found: _Found, name: str, trigger: str) -> Order:
-        """Choose a number that was never used, as far as store and worker know."""
-        session_id = session.session_id
-        issued = [found.shelf.newest, self._issued.get(session_id, 0), *found.drafts]
-        if found.away is not None:
-            live = await to_end(lambda: LiveState.load(session.directory / LIVE_STATE))
-            if live is not None and live.checkpoint.startswith(session_id):
-                issued.append(parse_checkpoint_id(live.checkpoint).number)
-        checkpoint_id = CheckpointId(session_id, EPOCH, max(issued) + 1)
-        self._note_issued(session_id, checkpoint_id.number)
-        return Order(
-            checkpoint_id=checkpoint_id,
-            name=name,
-            parent=found.parent,
-            base=found.base,
-            trigger=trigger,
-            storage_url=self._store.url(checkpoint_id.key + ARCHIVE),
-            stored_here=self._config.exclusive and not self._config.remote,
-        )
-
-    async def _parent(self, shelf: Shelf) -> tuple[CheckpointInfo | None, Sequence[Entry]]:
-        """The newest checkpoint, when it is sound and its chain is not too long yet."""
-        for checkpoint_id in reversed(shelf.visible):
-            try:
-                info = await self._catalog.info(checkpoint_id, listed=True)
-                if len(info.chain) >= self._config.max_chain:
-                    return None, ()
-                manifest = self._manifests.get(str(checkpoint_id))
-                if manifest is None:
-                    manifest, _ = await self._catalog.manifest(info)
-                await self._chains.check(info)
-                return info, manifest.entries
-            except (Corrupt, NotFound, WrongState) as error:
-                log.warning("checkpoint.no_parent", error=error.message)
-                return None, ()
-        return None, ()
 
     async def _remember(self, session: Session, taken: Taken, shelf: Shelf) -> None:
         self._manifests.put(taken.manifest)
@@ -372,9 +330,6 @@ class Checkpointer:
                 await self._retention.sweep(session_id)
         except WorkerError as error:
             log.warning("checkpoint.not_swept", error=error.message)
-
-    def _note_issued(self, session_id: str, number: int) -> None:
-        self._issued[session_id] = max(number, self._issued.get(session_id, 0))
 
     async def _newest(self, session_id: str) -> CheckpointInfo | None:
         visible = (await self._catalog.shelf(session_id)).visible

@@ -75,13 +75,19 @@ class Retention:
             if gone:
                 await self._catalog.remove(checkpoint_id, gone)
 
-    async def clean(self, session_id: str, shelf: Shelf) -> None:
+    async def clean(self, session_id: str, shelf: Shelf, epoch: int = 0) -> None:
         """Delete what was begun and never became a checkpoint; the caller has the session's lock.
 
-        What waits for the store stays.
+        What waits for the store stays, and so does what other owners of the session write: under
+        an epoch above ``epoch`` (0: there is no other owner), and under a lower one until this
+        epoch has a checkpoint, for what is half there may still become the newest one.
         """
         waiting = self._waiting(session_id)
+        newest = any(one.epoch == epoch for one in shelf.visible)
         for checkpoint_id, suffixes in list(shelf.objects.items()):
+            other = checkpoint_id.epoch > epoch or (checkpoint_id.epoch < epoch and not newest)
+            if epoch and other:
+                continue
             if suffixes.isdisjoint((INFO, TOMBSTONE)) and checkpoint_id not in waiting:
                 await self._catalog.remove(checkpoint_id, suffixes)
                 del shelf.objects[checkpoint_id]
