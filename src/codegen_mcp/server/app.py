@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 
+import grpc
 import structlog
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc import aio
@@ -81,7 +83,24 @@ class WorkerServer:
         *,
         artifacts: Artifacts | None = None,
         checkpoints: Checkpoints | None = None,
+        gates: Sequence[aio.ServerInterceptor] = (),
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
+        """Wire it.
+
+        Args:
+            sessions: Of the engine; ``tasks``, ``artifacts`` and ``checkpoints`` likewise.
+            tasks: See above.
+            config: Where it listens.
+            hooks: Told of each call.
+            artifacts: None serves none.
+            checkpoints: None serves none.
+            gates: What each call passes before its handler, in this order; their errors become
+                statuses.
+            credentials: For TLS; None serves plaintext.
+        """
+        self._gates = gates
+        self._credentials = credentials
         self._config = config
         self._admission = Admission(config.max_in_flight)
         self._health = health.aio.HealthServicer()
@@ -108,7 +127,10 @@ class WorkerServer:
         revival = Revival(self._checkpoints)
         gate = CallerGate(self._sessions.ownership, self._config.dial_token)
         server = aio.server(
-            interceptors=[EdgeInterceptor(self._admission, self._hooks, gate, revival)],
+            interceptors=[
+                EdgeInterceptor(self._admission, self._hooks, gate, revival),
+                *self._gates,
+            ],
             options=OPTIONS,
         )
         session_management_pb2_grpc.add_SessionManagementServicer_to_server(
@@ -134,7 +156,12 @@ class WorkerServer:
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=reflected())
         try:
-            self.port = server.add_insecure_port(self._config.address)
+            address = self._config.address
+            self.port = (
+                server.add_insecure_port(address)
+                if self._credentials is None
+                else server.add_secure_port(address, self._credentials)
+            )
         except RuntimeError as error:
             raise OSError(
                 f"cannot listen on {self._config.address!r}: the port is taken or the address is "

@@ -1,0 +1,1 @@
+"""Who may: tokens, certificates and TLS, and what each principal may use."""
