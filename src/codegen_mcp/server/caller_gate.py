@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 from contextvars import ContextVar
 
 from codegen_mcp.core.errors import InvalidRequest, Unauthenticated
@@ -21,7 +22,7 @@ _MAKES = frozenset(
     }
 )
 """Their requests name the epoch of what they make."""
-Metadata = tuple[tuple[str, str | bytes], ...]
+Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class CallerGate:

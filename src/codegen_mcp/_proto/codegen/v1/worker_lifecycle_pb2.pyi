@@ -141,6 +141,8 @@ class RegisterResponse(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     FENCED_SESSIONS_FIELD_NUMBER: _builtins.int
+    GRANTED_SESSIONS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Of the registration, not of a sandbox."""
     task_endpoint: _builtins.str
@@ -150,9 +152,17 @@ class RegisterResponse(_message.Message):
     """Why it was not accepted."""
     incarnation: _builtins.int
     """Rises with each start of the worker that the directory has seen."""
+    heartbeat_interval_ms: _builtins.int
+    """The interval again, where it is no whole number of seconds; 0: heartbeat_interval_sec holds."""
     @_builtins.property
     def fenced_sessions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sessions that the worker holds no longer: it ends them without saving."""
+
+    @_builtins.property
+    def granted_sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEpoch]:
+        """Sessions that it keeps, from now on under these epochs. It holds them so, durably, before it
+        opens its TaskStream.
+        """
 
     def __init__(
         self,
@@ -164,10 +174,12 @@ class RegisterResponse(_message.Message):
         reason: _builtins.str = ...,
         incarnation: _builtins.int = ...,
         fenced_sessions: _abc.Iterable[_builtins.str] | None = ...,
+        granted_sessions: _abc.Iterable[Global___SessionEpoch] | None = ...,
+        heartbeat_interval_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "fenced_sessions", b"fenced_sessions", "heartbeat_interval_sec", b"heartbeat_interval_sec", "incarnation", b"incarnation", "reason", b"reason", "session_id", b"session_id", "task_endpoint", b"task_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "fenced_sessions", b"fenced_sessions", "granted_sessions", b"granted_sessions", "heartbeat_interval_ms", b"heartbeat_interval_ms", "heartbeat_interval_sec", b"heartbeat_interval_sec", "incarnation", b"incarnation", "reason", b"reason", "session_id", b"session_id", "task_endpoint", b"task_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -182,6 +194,7 @@ class HeartbeatRequest(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    ENDED_SESSIONS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     session_id: _builtins.str
     incarnation: _builtins.int
@@ -190,6 +203,10 @@ class HeartbeatRequest(_message.Message):
     def status(self) -> Global___WorkerStatus: ...
     @_builtins.property
     def capacity(self) -> Global___SessionCapacity: ...
+    @_builtins.property
+    def ended_sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEnd]:
+        """Sessions that ended by themselves (idle, too old) since the last heartbeat that was answered."""
+
     def __init__(
         self,
         *,
@@ -198,14 +215,43 @@ class HeartbeatRequest(_message.Message):
         status: Global___WorkerStatus | None = ...,
         capacity: Global___SessionCapacity | None = ...,
         incarnation: _builtins.int = ...,
+        ended_sessions: _abc.Iterable[Global___SessionEnd] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "incarnation", b"incarnation", "session_id", b"session_id", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "ended_sessions", b"ended_sessions", "incarnation", b"incarnation", "session_id", b"session_id", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
+
+@_typing.final
+class SessionEnd(_message.Message):
+    """A session that a worker has no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    LAST_CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    epoch: _builtins.int
+    last_checkpoint_id: _builtins.str
+    """Its newest; empty when there is none."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        last_checkpoint_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "last_checkpoint_id", b"last_checkpoint_id", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionEnd: _TypeAlias = SessionEnd  # noqa: Y015
 
 @_typing.final
 class SessionCapacity(_message.Message):
@@ -423,6 +469,9 @@ class TaskStreamMessage(_message.Message):
     OPERATION_RESULT_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     CALL_RESULT_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    LEAVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___TaskAssignment:
         """To the worker."""
@@ -467,7 +516,9 @@ class TaskStreamMessage(_message.Message):
 
     @_builtins.property
     def credit(self) -> Global___TaskFlowCredit:
-        """To the worker: how much of a task's output it may send."""
+        """To the worker: how much of a task's output, or of a stream's answers, it may send. From the
+        worker: how much of a stream's requests it takes.
+        """
 
     @_builtins.property
     def operation_result(self) -> Global___SessionOperationResult:
@@ -480,6 +531,18 @@ class TaskStreamMessage(_message.Message):
     @_builtins.property
     def call_result(self) -> Global___StreamCallResult:
         """From the worker."""
+
+    @_builtins.property
+    def open(self) -> Global___StreamOpen:
+        """To the worker: begins a streaming call of its services."""
+
+    @_builtins.property
+    def part(self) -> Global___StreamPart:
+        """Both ways."""
+
+    @_builtins.property
+    def leave(self) -> Global___StreamLeave:
+        """To the worker: nobody listens to a stream any more."""
 
     def __init__(
         self,
@@ -499,12 +562,15 @@ class TaskStreamMessage(_message.Message):
         operation_result: Global___SessionOperationResult | None = ...,
         call: Global___StreamCall | None = ...,
         call_result: Global___StreamCallResult | None = ...,
+        open: Global___StreamOpen | None = ...,
+        part: Global___StreamPart | None = ...,
+        leave: Global___StreamLeave | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "call", b"call", "call_result", b"call_result", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "message", b"message", "operation_result", b"operation_result", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "call", b"call", "call_result", b"call_result", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "leave", b"leave", "message", b"message", "open", b"open", "operation_result", b"operation_result", "part", b"part", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "call", b"call", "call_result", b"call_result", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "message", b"message", "operation_result", b"operation_result", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "call", b"call", "call_result", b"call_result", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "leave", b"leave", "message", b"message", "open", b"open", "operation_result", b"operation_result", "part", b"part", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "response", "keepalive", "session_create", "session_created", "hello", "cancel", "session_destroy", "checkpoint", "restore", "fork", "credit", "operation_result", "call", "call_result"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "response", "keepalive", "session_create", "session_created", "hello", "cancel", "session_destroy", "checkpoint", "restore", "fork", "credit", "operation_result", "call", "call_result", "open", "part", "leave"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -571,19 +637,23 @@ class TaskCancel(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     session_id: _builtins.str
     reason: _builtins.str
+    epoch: _builtins.int
+    """Under which the session is taken to be held; 0 is any."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         session_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "session_id", b"session_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "reason", b"reason", "session_id", b"session_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,11 +667,14 @@ class SessionDestroy(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     SAVE_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """Comes back in the result."""
     session_id: _builtins.str
     force: _builtins.bool
     save_checkpoint: _builtins.bool
+    epoch: _builtins.int
+    """As in TaskCancel."""
     def __init__(
         self,
         *,
@@ -609,10 +682,11 @@ class SessionDestroy(_message.Message):
         session_id: _builtins.str = ...,
         force: _builtins.bool = ...,
         save_checkpoint: _builtins.bool = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "operation_id", b"operation_id", "save_checkpoint", b"save_checkpoint", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "force", b"force", "operation_id", b"operation_id", "save_checkpoint", b"save_checkpoint", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -626,11 +700,14 @@ class SessionCheckpoint(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CHECKPOINT_NAME_FIELD_NUMBER: _builtins.int
     INCREMENTAL_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """Comes back in the result."""
     session_id: _builtins.str
     checkpoint_name: _builtins.str
     incremental: _builtins.bool
+    epoch: _builtins.int
+    """As in TaskCancel."""
     def __init__(
         self,
         *,
@@ -638,10 +715,11 @@ class SessionCheckpoint(_message.Message):
         session_id: _builtins.str = ...,
         checkpoint_name: _builtins.str = ...,
         incremental: _builtins.bool = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_name", b"checkpoint_name", "incremental", b"incremental", "operation_id", b"operation_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_name", b"checkpoint_name", "epoch", b"epoch", "incremental", b"incremental", "operation_id", b"operation_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -705,11 +783,14 @@ class SessionFork(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     NEW_SESSION_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """Comes back in the result."""
     session_id: _builtins.str
     new_session_id: _builtins.str
     """Of the session to be; empty lets the worker choose."""
+    epoch: _builtins.int
+    """As in TaskCancel."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -719,10 +800,11 @@ class SessionFork(_message.Message):
         session_id: _builtins.str = ...,
         new_session_id: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "new_session_id", b"new_session_id", "operation_id", b"operation_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "metadata", b"metadata", "new_session_id", b"new_session_id", "operation_id", b"operation_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -771,22 +853,30 @@ class StreamCall(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """Comes back in the result."""
     method: _builtins.str
     """For example "SessionManagement/GetSessionStatus"."""
     request: _builtins.bytes
     """The request message, serialized."""
+    epoch: _builtins.int
+    """As in TaskCancel."""
+    request_id: _builtins.str
+    """For the worker's log; empty lets it choose."""
     def __init__(
         self,
         *,
         call_id: _builtins.str = ...,
         method: _builtins.str = ...,
         request: _builtins.bytes = ...,
+        epoch: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "method", b"method", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "epoch", b"epoch", "method", b"method", "request", b"request", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -820,25 +910,127 @@ class StreamCallResult(_message.Message):
 Global___StreamCallResult: _TypeAlias = StreamCallResult  # noqa: Y015
 
 @_typing.final
+class StreamOpen(_message.Message):
+    """A call of TaskExecution.AttachTask, WorkspaceFiles.Upload or WorkspaceFiles.Download, for a worker
+    that cannot be dialled. Its messages travel as parts in both directions.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CREDIT_BYTES_FIELD_NUMBER: _builtins.int
+    stream_id: _builtins.str
+    """Of the caller's choice; not in use on this TaskStream."""
+    method: _builtins.str
+    """For example "WorkspaceFiles/Download"."""
+    epoch: _builtins.int
+    """As in TaskCancel."""
+    request_id: _builtins.str
+    """For the worker's log; empty lets it choose."""
+    credit_bytes: _builtins.int
+    """How many bytes of answers may be sent before more are granted."""
+    def __init__(
+        self,
+        *,
+        stream_id: _builtins.str = ...,
+        method: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        credit_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_bytes", b"credit_bytes", "epoch", b"epoch", "method", b"method", "request_id", b"request_id", "stream_id", b"stream_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOpen: _TypeAlias = StreamOpen  # noqa: Y015
+
+@_typing.final
+class StreamPart(_message.Message):
+    """One message of a streaming call, or its end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    stream_id: _builtins.str
+    message: _builtins.bytes
+    """Serialized; not looked at where it is the end."""
+    end: _builtins.bool
+    """To the worker: no more requests. From the worker: the call is over."""
+    status: _builtins.bytes
+    """With the worker's end: a google.rpc.Status, serialized; empty when it went well."""
+    def __init__(
+        self,
+        *,
+        stream_id: _builtins.str = ...,
+        message: _builtins.bytes = ...,
+        end: _builtins.bool = ...,
+        status: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "message", b"message", "status", b"status", "stream_id", b"stream_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamPart: _TypeAlias = StreamPart  # noqa: Y015
+
+@_typing.final
+class StreamLeave(_message.Message):
+    """The caller of a stream, or of an assignment with a stream_id, has left; for a task, its
+    on_disconnect says what that means.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    stream_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        stream_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stream_id", b"stream_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamLeave: _TypeAlias = StreamLeave  # noqa: Y015
+
+@_typing.final
 class TaskFlowCredit(_message.Message):
-    """Grants a task's sender more room, so that one task never stops the stream of the others."""
+    """Grants a sender more room, so that one task or stream never stops the others. A sender that has
+    any left may send one message whatever its size.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    STREAM_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     bytes: _builtins.int
-    """Bytes of output beyond those granted before."""
+    """Bytes of payload beyond those granted before."""
+    stream_id: _builtins.str
+    """Which, where the assignment or stream has an id of its own."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         bytes: _builtins.int = ...,
+        stream_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "stream_id", b"stream_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -857,10 +1049,19 @@ class TaskAssignment(_message.Message):
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ON_DISCONNECT_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    CREDIT_BYTES_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     session_id: _builtins.str
     sequence: _builtins.int
     on_disconnect: _task_execution_pb2.OnDisconnect.ValueType
+    epoch: _builtins.int
+    """As in TaskCancel."""
+    stream_id: _builtins.str
+    """Not in use on this TaskStream; comes back in each response. Empty: task_id serves."""
+    credit_bytes: _builtins.int
+    """How many bytes of responses may be sent before more are granted; 0 is without bound."""
     @_builtins.property
     def request(self) -> _tools_pb2.ToolRequest: ...
     @_builtins.property
@@ -877,10 +1078,13 @@ class TaskAssignment(_message.Message):
         constraints: _task_execution_pb2.ExecutionConstraints | None = ...,
         sequence: _builtins.int = ...,
         on_disconnect: _task_execution_pb2.OnDisconnect.ValueType = ...,
+        epoch: _builtins.int = ...,
+        stream_id: _builtins.str = ...,
+        credit_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "context", b"context", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "context", b"context", "on_disconnect", b"on_disconnect", "request", b"request", "sequence", b"sequence", "session_id", b"session_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "context", b"context", "credit_bytes", b"credit_bytes", "epoch", b"epoch", "on_disconnect", b"on_disconnect", "request", b"request", "sequence", b"sequence", "session_id", b"session_id", "stream_id", b"stream_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -897,7 +1101,10 @@ class TaskStreamResponse(_message.Message):
     LOG_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    STREAM_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
+    stream_id: _builtins.str
+    """Of the assignment."""
     @_builtins.property
     def progress(self) -> Global___TaskProgressUpdate: ...
     @_builtins.property
@@ -914,10 +1121,11 @@ class TaskStreamResponse(_message.Message):
         log: Global___TaskLogEntry | None = ...,
         result: Global___TaskStreamResult | None = ...,
         error: Global___TaskStreamError | None = ...,
+        stream_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "log", b"log", "payload", b"payload", "progress", b"progress", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "log", b"log", "payload", b"payload", "progress", b"progress", "result", b"result", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "log", b"log", "payload", b"payload", "progress", b"progress", "result", b"result", "stream_id", b"stream_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["progress", "log", "result", "error"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
@@ -1148,7 +1356,7 @@ Global___TaskExecutionMetadata: _TypeAlias = TaskExecutionMetadata  # noqa: Y015
 
 @_typing.final
 class TaskStreamError(_message.Message):
-    """See TaskError."""
+    """See TaskError. Here also for what ExecuteTask would answer with a status: then there is no task."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1156,10 +1364,13 @@ class TaskStreamError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
     RETRIABLE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     message: _builtins.str
     details: _builtins.str
     retriable: _builtins.bool
+    status: _builtins.bytes
+    """That status as a serialized google.rpc.Status; empty where a task ended so."""
     def __init__(
         self,
         *,
@@ -1167,10 +1378,11 @@ class TaskStreamError(_message.Message):
         message: _builtins.str = ...,
         details: _builtins.str = ...,
         retriable: _builtins.bool = ...,
+        status: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "details", b"details", "message", b"message", "retriable", b"retriable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "details", b"details", "message", b"message", "retriable", b"retriable", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
