@@ -1038,7 +1038,9 @@ Global___TaskFlowCredit: _TypeAlias = TaskFlowCredit  # noqa: Y015
 
 @_typing.final
 class TaskAssignment(_message.Message):
-    """TaskRequest, as a coordinator sends it."""
+    """TaskRequest, as a coordinator sends it. What only the stream has is numbered from 300 on, here and
+    in its answers.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
