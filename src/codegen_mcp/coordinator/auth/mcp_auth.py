@@ -13,7 +13,7 @@ from typing import Any
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken, TokenVerifier
 from mcp.server.auth.settings import AuthSettings
-from pydantic import AnyHttpUrl, ConfigDict
+from pydantic import ConfigDict
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -91,10 +91,13 @@ def auth_settings(config: AuthConfig, url: str) -> AuthSettings:
     """
     issuer = config.jwt.issuer if config.jwt is not None else ""
     told = issuer.startswith(("https://", "http://"))
-    return AuthSettings(
-        issuer_url=AnyHttpUrl(issuer if told else url),
-        resource_server_url=AnyHttpUrl(url) if told else None,
-        validate_token_resource=False,  # the audience is ours to check: jwt.py
+    # As text: the model keeps an address as it is written, and issuers are compared so.
+    return AuthSettings.model_validate(
+        {
+            "issuer_url": issuer if told else url,
+            "resource_server_url": url if told else None,
+            "validate_token_resource": False,  # the audience is ours to check: jwt.py
+        }
     )
 
 
