@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import stat
 from pathlib import Path
@@ -62,6 +63,13 @@ def test_a_record_survives_the_file(tmp_path: Path, durable: bool) -> None:
     assert session_store.load(tmp_path) == RECORD
     assert [path.name for path in tmp_path.iterdir()] == ["session.json"]
     assert stat.S_IMODE((tmp_path / "session.json").stat().st_mode) == 0o600
+
+
+def test_the_epoch_is_kept_and_is_1_where_an_older_version_wrote_none() -> None:
+    later = dataclasses.replace(RECORD, epoch=7)
+    assert session_store.decode(Path("x"), session_store.encode(later)) == later
+    path = GOLDEN / "session-1.json"
+    assert session_store.decode(path, path.read_bytes()).epoch == 1
 
 
 def test_a_newer_format_is_refused_by_its_file_name(tmp_path: Path) -> None:
