@@ -7,6 +7,8 @@ import inspect
 import sys
 from pathlib import Path
 
+from pydantic_settings import BaseSettings
+
 from codegen_mcp.core import errors
 from codegen_mcp.server.status import code_of
 from codegen_mcp.settings import Settings
@@ -18,18 +20,9 @@ NOTE = "<!-- Written by scripts/reference.py; change the code, then run ./dev fm
 
 def settings() -> str:
     """One row a setting: variable, default, the string under the field."""
-    tree = ast.parse(inspect.getsource(Settings)).body[0]
-    assert isinstance(tree, ast.ClassDef)
     docs: dict[str, str] = {}
-    previous = ""
-    for node in tree.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            previous = node.target.id
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and previous:
-            docs[previous] = " ".join(str(node.value.value).split())
-            previous = ""
-        else:
-            previous = ""
+    for kind in Settings.__mro__[: Settings.__mro__.index(BaseSettings)]:
+        docs |= documented(kind)
     rows = [
         "# Settings\n",
         NOTE,
@@ -38,13 +31,33 @@ def settings() -> str:
         "| variable | default | meaning |",
         "| --- | --- | --- |",
     ]
-    for name, field in Settings.model_fields.items():
+    for name in docs:
+        field = Settings.model_fields[name]
         variable = str(field.validation_alias or name).upper()
         default = "`worker-` and the host's name" if field.default_factory else f"`{field.default}`"
         if default == "``":
             default = "empty"
-        rows.append(f"| `{variable}` | {default} | {docs.get(name, words(name))} |")
+        rows.append(f"| `{variable}` | {default} | {docs[name] or words(name)} |")
     return "\n".join(rows) + "\n"
+
+
+def documented(kind: type) -> dict[str, str]:
+    """The fields of one class in their order, each with the string under it."""
+    tree = ast.parse(inspect.getsource(kind)).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    docs: dict[str, str] = {}
+    previous = ""
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            previous = node.target.id
+            docs[previous] = ""
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and previous:
+            docs[previous] = " ".join(str(node.value.value).split())
+            previous = ""
+        else:
+            previous = ""
+    docs.pop("model_config", None)
+    return docs
 
 
 def words(name: str) -> str:

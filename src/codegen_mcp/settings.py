@@ -12,15 +12,15 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from codegen_mcp.coordinator.auth.reach import is_local
 from codegen_mcp.core.limits import GIB, KIB, MIB, ResourceLimits
 from codegen_mcp.core.masking import masked
+from codegen_mcp.settings_access import AccessSettings
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
-
-class Settings(BaseSettings):
+class Settings(AccessSettings):
     """The worker's settings; each field's environment variable is its name in capitals."""
 
     model_config = SettingsConfigDict(
@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     worker_id: str = Field(default_factory=lambda: f"worker-{socket.gethostname()}")
     """Name in answers and metrics."""
     host: str = "127.0.0.1"
-    """Address to bind; another than loopback also needs insecure_no_auth."""
+    """Address to bind; another than loopback needs AUTH_* or insecure_no_auth."""
     grpc_port: int = Field(default=50052, ge=0, le=65535)
     """0 takes a free port, which the start-up line names."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
@@ -179,7 +179,7 @@ class Settings(BaseSettings):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the worker."""
-        return self.host in LOOPBACK
+        return is_local(self.host)
 
     def shown(self) -> dict[str, object]:
         """Return the effective values with secrets masked."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ async def open_http(
     artifacts: ArtifactKeeper,
     metrics: WorkerMetrics,
     ready: Callable[[], bool],
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Http]:
     """Open METRICS_PORT and HTTP_PORT; while the latter is open, artifacts have links.
 
@@ -60,7 +62,9 @@ async def open_http(
 
             def base_url() -> str:
                 assert link_server is not None
-                return settings.public_url or own_url(settings.host, link_server.port)
+                return settings.public_url or own_url(
+                    settings.host, link_server.port, secure=tls is not None
+                )
 
             links = ArtifactLinks(key, base_url, SystemClock())
             app = make_app(
@@ -71,11 +75,11 @@ async def open_http(
             )
             if settings.http_port == "auto":
                 link_server = await stack.enter_async_context(
-                    remembered_port(app, settings.host, state / PORT_FILE)
+                    remembered_port(app, settings.host, state / PORT_FILE, tls)
                 )
             else:
                 link_server = await stack.enter_async_context(
-                    HttpServer(app, host=settings.host, port=wanted, setting="HTTP_PORT")
+                    HttpServer(app, host=settings.host, port=wanted, setting="HTTP_PORT", tls=tls)
                 )
             artifacts.serve_links(links)
             stack.callback(artifacts.serve_links, None)
@@ -84,13 +88,15 @@ async def open_http(
         elif settings.metrics_port:
             app = make_app(ready=ready, metrics=metrics.render, metrics_type=CONTENT_TYPE)
             metrics_server = await stack.enter_async_context(
-                HttpServer(app, host=settings.host, port=settings.metrics_port)
+                HttpServer(app, host=settings.host, port=settings.metrics_port, tls=tls)
             )
         yield Http(metrics=metrics_server, artifacts=link_server)
 
 
 @asynccontextmanager
-async def remembered_port(app: ASGIApp, host: str, file: Path) -> AsyncIterator[HttpServer]:
+async def remembered_port(
+    app: ASGIApp, host: str, file: Path, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[HttpServer]:
     """Serve on the port of the last start if it is free, so that links go on to work."""
 
     def last() -> int:
@@ -103,17 +109,18 @@ async def remembered_port(app: ASGIApp, host: str, file: Path) -> AsyncIterator[
     async with AsyncExitStack() as stack:
         try:
             server = await stack.enter_async_context(
-                HttpServer(app, host=host, port=await asyncio.to_thread(last))
+                HttpServer(app, host=host, port=await asyncio.to_thread(last), tls=tls)
             )
         except OSError:
-            server = await stack.enter_async_context(HttpServer(app, host=host, port=0))
+            server = await stack.enter_async_context(HttpServer(app, host=host, port=0, tls=tls))
         text = str(server.port).encode()
         await asyncio.to_thread(lambda: write_file(file, text, durable=False))
         yield server
 
 
-def own_url(host: str, port: int) -> str:
+def own_url(host: str, port: int, *, secure: bool = False) -> str:
     """What to reach this worker by; a name of this machine where it listens everywhere."""
     if host in ANY_ADDRESS:
         host = socket.gethostname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

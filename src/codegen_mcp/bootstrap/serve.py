@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from codegen_mcp.bootstrap.engine import Engine
 from codegen_mcp.bootstrap.worker import open_worker
+from codegen_mcp.coordinator.auth.reach import reach_lines
 from codegen_mcp.sandbox import mounts
 from codegen_mcp.sandbox.remedies import show_bytes
 from codegen_mcp.sandbox.report import describe
@@ -87,8 +88,12 @@ def start_up_lines(settings: Settings, engine: Engine) -> list[str]:
         lines.append(f"sandbox: WARNING no cgroup for {lacking}; to get it: {detection.fix}")
     if volumes.warning:
         lines.append(f"sandbox: WARNING {volumes.warning}")
-    if not settings.is_loopback:
-        lines.append(f"WARNING anybody who reaches {settings.host} may run code: no authentication")
+    lines += reach_lines(settings.host, asks=settings.auth.asks, tls=settings.tls is not None)
+    if settings.auth.asks:
+        lines.append(
+            "access: whoever is let in may use every session of this worker; a coordinator before "
+            "it keeps principals apart"
+        )
     return lines
 
 

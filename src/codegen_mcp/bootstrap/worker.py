@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from codegen_mcp.bootstrap.engine import Engine, isolation, open_engine
 from codegen_mcp.bootstrap.http import Http, open_http
-from codegen_mcp.core.errors import InvalidRequest
+from codegen_mcp.coordinator.auth.authenticator import open_authenticator
+from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor
+from codegen_mcp.coordinator.auth.reach import check_reach
+from codegen_mcp.coordinator.auth.tls import ServerIdentity
 from codegen_mcp.server.app import WorkerServer
 from codegen_mcp.server.config import ServerConfig
 from codegen_mcp.settings import Settings
@@ -31,26 +34,14 @@ class Worker:
         return f"127.0.0.1:{self.server.port}"
 
 
-def check_reach(settings: Settings) -> None:
-    """Refuse to listen beyond this machine unless that was said aloud.
-
-    Raises:
-        InvalidRequest: The address is not loopback and ``insecure_no_auth`` is not set.
-    """
-    if not settings.is_loopback and not settings.insecure_no_auth:
-        raise InvalidRequest(
-            f"host {settings.host!r} can be reached from other machines, and callers are not "
-            "authenticated: whoever reaches it runs code. Bind 127.0.0.1, put an authenticating "
-            "proxy before it, or accept the risk with --insecure-no-auth"
-        )
-
-
 @asynccontextmanager
 async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
     """Open a serving worker; leaving the block ends its calls at once."""
-    check_reach(settings)
+    check_reach(settings.host, asks=settings.auth.asks, insecure_no_auth=settings.insecure_no_auth)
+    identity = None if settings.tls is None else ServerIdentity(settings.tls)
     metrics = WorkerMetrics(worker_id=settings.worker_id, version=__version__)
     async with AsyncExitStack() as stack:
+        authenticator = await stack.enter_async_context(open_authenticator(settings.auth))
         engine = await stack.enter_async_context(open_engine(settings, metrics))
         metrics.watch(engine.sessions)
         server = WorkerServer(
@@ -65,6 +56,9 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
             metrics,
             artifacts=engine.artifacts,
             checkpoints=engine.checkpoints,
+            # A worker on its own lets a caller in or not; who owns what is a coordinator's to say.
+            gates=[AuthInterceptor(authenticator)] if authenticator.asks else [],
+            credentials=None if identity is None else identity.grpc(),
         )
         http = await stack.enter_async_context(
             open_http(
@@ -73,6 +67,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
                 artifacts=engine.artifacts,
                 metrics=metrics,
                 ready=lambda: server.serving,
+                tls=None if identity is None else identity.http(),
             )
         )
         await stack.enter_async_context(server)

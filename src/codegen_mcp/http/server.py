@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -50,7 +51,13 @@ class HttpServer:
     """
 
     def __init__(
-        self, app: ASGIApp, *, host: str, port: int, setting: str = "METRICS_PORT"
+        self,
+        app: ASGIApp,
+        *,
+        host: str,
+        port: int,
+        setting: str = "METRICS_PORT",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Wire it.
 
@@ -59,7 +66,9 @@ class HttpServer:
             host: Address to bind.
             port: 0 takes a free one.
             setting: What the port comes from, for the message when it is taken.
+            tls: Serve HTTPS by it; None serves plaintext.
         """
+        self._tls = tls
         self._host = host
         self._setting = setting
         self._asked = port
@@ -95,6 +104,9 @@ class HttpServer:
         return self
 
     async def _serve(self, listener: socket.socket) -> None:
+        config = self._server.config
+        config.load()
+        config.ssl = self._tls
         with listener:
             await self._server.serve(sockets=[listener])
 
