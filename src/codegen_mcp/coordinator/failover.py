@@ -191,6 +191,7 @@ class Failover:
         if not kept:
             raise Unavailable(f"worker {worker.worker_id!r} was lost during a restore")
         self._routes.remember(taken)
+        self._routes.note_restored(taken)
         log.info(
             "session.restored_elsewhere",
             session_id=session_id,

@@ -82,11 +82,12 @@ class Maker:
             async with self.reserved(principal, [row], link) as rows:
                 try:
                     answer, session_id = await ask(row, link)
+                    (settled,) = await self.settle(principal, rows, [session_id])
                 except WorkerError as error:
                     if may_go_elsewhere(error):
                         raise Refused(error) from error
                     raise
-                return answer, (await self.settle(principal, rows, [session_id]))[0]
+                return answer, settled
 
         return await self._placement.place(wanted, make)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from codegen_mcp.core.errors import Conflict, NotFound, Unavailable, WorkerError
+from codegen_mcp.coordinator.remote_errors import LinkBroken
+from codegen_mcp.core.errors import Conflict, NotFound, Unavailable, WorkerError, WrongState
 
 OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
 SESSION_LOST = "SESSION_LOST"
@@ -46,16 +47,45 @@ def worker_away(session_id: str, waited_s: float) -> Unavailable:
     )
 
 
-def outcome_unknown(what: str, session_id: str) -> Unavailable:
-    """Return the answer where a call may have had its effect, and nobody can tell."""
+def outcome_unknown(what: str, session_id: str, why: WorkerError | None = None) -> Unavailable:
+    """Return the answer where something may have had its effect, and nobody can tell.
+
+    ``why`` is what is known of the session since.
+    """
+    since = f" ({why.message})" if why is not None else ""
     error = Unavailable(
-        f"the worker was lost during {what} of session {session_id!r}: it may have had its effect "
-        "or not; look at the session before you repeat it",
+        f"the worker was lost during {what} of session {session_id!r}, which may have had its "
+        f"effect or not; look at the session before you repeat it{since}",
         reason=OUTCOME_UNKNOWN,
         metadata={"session_id": session_id},
     )
     error.retriable = False
     return error
+
+
+def ended_early(worker_id: str) -> LinkBroken:
+    """Return what a stream without its last message is."""
+    return LinkBroken(f"a stream of worker {worker_id!r} ended before the task")
+
+
+def store_away(session_id: str) -> Unavailable:
+    """Return the answer where no worker that is here can read a session's checkpoints."""
+    return Unavailable(
+        f"no worker that can read the checkpoints of session {session_id!r} is here; try again",
+        reason="WORKER_AWAY",
+        retry_after_s=RETRY_S,
+        metadata={"session_id": session_id},
+    )
+
+
+def held_elsewhere(session_id: str, worker_id: str) -> WrongState:
+    """Return the answer to a restore in place on a worker that does not have the session."""
+    return WrongState(
+        f"session {session_id!r} is on worker {worker_id!r}; leave worker_id empty, or set "
+        "create_new_session to restore into another one",
+        reason="WRONG_WORKER",
+        metadata={"worker_id": worker_id},
+    )
 
 
 def fenced(session_id: str) -> Conflict:

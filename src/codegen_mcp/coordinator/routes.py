@@ -63,6 +63,7 @@ class Routes:
         self.workers = workers
         self.config = config
         self._rows: OrderedDict[str, SessionRow] = OrderedDict()
+        self._restored: OrderedDict[str, int] = OrderedDict()
 
     async def row(
         self, principal: Principal, session_id: str, *, ended: bool = False
@@ -98,6 +99,17 @@ class Routes:
     def forget(self, session_id: str) -> None:
         """Ask the directory the next time."""
         self._rows.pop(session_id, None)
+
+    def note_restored(self, row: SessionRow) -> None:
+        """Its files went back to a checkpoint in this epoch."""
+        self._restored[row.session_id] = row.epoch
+        self._restored.move_to_end(row.session_id)
+        while len(self._restored) > REMEMBERED:
+            self._restored.popitem(last=False)
+
+    def restored_since(self, row: SessionRow) -> bool:
+        """Whether its files went back to a checkpoint after the row's epoch."""
+        return self._restored.get(row.session_id, 0) > row.epoch
 
     def linked(self, row: SessionRow) -> WorkerLink | None:
         """The link to whoever holds it, if there is one at this moment."""

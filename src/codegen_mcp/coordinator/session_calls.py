@@ -20,7 +20,7 @@ from codegen_mcp.coordinator.making import Maker
 from codegen_mcp.coordinator.placement import Wanted
 from codegen_mcp.coordinator.principal import Principal
 from codegen_mcp.coordinator.routes import Held, Routes
-from codegen_mcp.core.errors import FieldNotSupported, InvalidRequest, NotFound, WorkerError
+from codegen_mcp.core.errors import FieldNotSupported, NotFound, WorkerError
 from codegen_mcp.server.convert import not_negative
 from codegen_mcp.version import __version__
 
@@ -28,7 +28,9 @@ log = structlog.get_logger()
 
 MAX_PAGE = 500
 AT_ONCE = 16
-"""Workers or sessions asked at the same time for one answer."""
+"""Sessions asked about at the same time for one answer."""
+LOOK_S = 3.0
+"""How long a list waits for what a worker says of one session."""
 AWAY = "its worker cannot be reached at this moment"
 LOST = "its worker was lost; it is restored from its newest checkpoint when it is next used"
 ASLEEP = "it lies in its checkpoint, and is restored when it is next used"
@@ -150,7 +152,7 @@ class SessionFace:
         assert isinstance(answer, pb.SessionStatusResponse)
         return answer
 
-    async def list(
+    async def page(
         self, principal: Principal, request: pb.ListSessionsRequest
     ) -> pb.ListSessionsResponse:
         """One page of the principal's own, whichever worker has them.
@@ -200,9 +202,12 @@ class SessionFace:
             request = pb.SessionStatusRequest(session_id=row.session_id)
             async with at_once:
                 try:
-                    answer = await link.unary(
-                        "SessionManagement/GetSessionStatus", request, epoch=row.epoch
-                    )
+                    async with asyncio.timeout(LOOK_S):
+                        answer = await link.unary(
+                            "SessionManagement/GetSessionStatus", request, epoch=row.epoch
+                        )
+                except TimeoutError:
+                    return absent(row)
                 except WorkerError as error:
                     if refusals.is_gone(error):
                         back = await self._routes.ended_there(row)
@@ -218,14 +223,11 @@ class SessionFace:
 
 def absent(row: SessionRow) -> common_pb2.SessionInfo:
     """Describe a session that nobody can be asked about now."""
-    if row.state is RowState.LOST:
-        note = LOST
-    else:
-        note = ASLEEP if row.owner is None else AWAY
+    held = ASLEEP if row.owner is None else AWAY
     return common_pb2.SessionInfo(
         session_id=row.session_id,
         state=common_pb2.SESSION_STATE_FAILED,
-        note=note,
+        note=LOST if row.state is RowState.LOST else held,
         epoch=row.epoch,
         last_checkpoint_id=row.checkpoint_id,
         last_sequence=row.sequence,
