@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import grpc
@@ -37,6 +37,7 @@ from codegen_mcp.server.convert import MAX_MESSAGE_BYTES
 from codegen_mcp.server.files_service import FilesService
 from codegen_mcp.server.hooks import NoServerHooks, ServerHooks
 from codegen_mcp.server.interceptors import EdgeInterceptor
+from codegen_mcp.server.local_services import LocalServices
 from codegen_mcp.server.revival import Revival
 from codegen_mcp.server.session_service import SessionService
 from codegen_mcp.server.task_service import TaskService
@@ -110,6 +111,9 @@ class WorkerServer:
         self._artifacts = artifacts
         self._checkpoints = checkpoints
         self._server: aio.Server | None = None
+        self._capacity: Callable[[], worker_lifecycle_pb2.SessionCapacity] | None = None
+        self.local: LocalServices | None = None
+        """What it serves, for calls that come another way; None before start."""
         self.port = 0
         """The bound one; 0 before start and for a Unix socket."""
 
@@ -123,35 +127,47 @@ class WorkerServer:
         """Whether new work is taken (readiness)."""
         return self._server is not None and not self._admission.draining
 
+    @property
+    def draining(self) -> bool:
+        """Whether new work is refused because the worker ends."""
+        return self._admission.draining
+
+    def capacity(self) -> worker_lifecycle_pb2.SessionCapacity:
+        """Room, sessions, and what this worker enforces; only while it is open."""
+        assert self._capacity is not None
+        return self._capacity()
+
     async def __aenter__(self) -> WorkerServer:
         revival = Revival(self._checkpoints)
         gate = CallerGate(self._sessions.ownership, self._config.dial_token)
-        server = aio.server(
-            interceptors=[
-                EdgeInterceptor(self._admission, self._hooks, gate, revival),
-                *self._gates,
-            ],
-            options=OPTIONS,
+        edge = EdgeInterceptor(self._admission, self._hooks, gate, revival)
+        server = aio.server(interceptors=[edge, *self._gates], options=OPTIONS)
+        sessions = SessionService(
+            self._sessions,
+            self._tasks,
+            self._config,
+            checkpoints=self._checkpoints,
+            artifacts=self._artifacts,
         )
-        session_management_pb2_grpc.add_SessionManagementServicer_to_server(
-            SessionService(
-                self._sessions,
-                self._tasks,
-                self._config,
-                checkpoints=self._checkpoints,
-                artifacts=self._artifacts,
-            ),
-            server,
+        tasks = TaskService(self._tasks)
+        artifacts = ArtifactService(self._artifacts)
+        files = FilesService(self._sessions, gate, revival)
+        session_management_pb2_grpc.add_SessionManagementServicer_to_server(sessions, server)
+        task_execution_pb2_grpc.add_TaskExecutionServicer_to_server(tasks, server)
+        artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(artifacts, server)
+        workspace_files_pb2_grpc.add_WorkspaceFilesServicer_to_server(files, server)
+        servicers = (
+            (session_management_pb2, "SessionManagement", sessions),
+            (task_execution_pb2, "TaskExecution", tasks),
+            (artifact_service_pb2, "ArtifactService", artifacts),
+            (workspace_files_pb2, "WorkspaceFiles", files),
         )
-        task_execution_pb2_grpc.add_TaskExecutionServicer_to_server(
-            TaskService(self._tasks), server
+        self.local = LocalServices(
+            {module.DESCRIPTOR.services_by_name[name]: one for module, name, one in servicers},
+            edge,
+            self._config.dial_token,
         )
-        artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
-            ArtifactService(self._artifacts), server
-        )
-        workspace_files_pb2_grpc.add_WorkspaceFilesServicer_to_server(
-            FilesService(self._sessions, gate, revival), server
-        )
+        self._capacity = sessions.capacity
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=reflected())

@@ -77,11 +77,11 @@ class EdgeInterceptor(aio.ServerInterceptor):
         )
         for behaviour, make in kinds:
             if behaviour is not None:
-                return make(self._behaviour(method, behaviour), *serializers)
+                return make(self.behaviour(method, behaviour), *serializers)
         raise TypeError(f"{method} has no behaviour")
 
-    def _behaviour(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-        """Every handler of ours is a coroutine function that returns the (last) message."""
+    def behaviour(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a handler: a coroutine function that returns the (last) message of the answer."""
 
         async def call(request: Any | AsyncIterator[Any], context: Context) -> Any:
             began = time.perf_counter()

@@ -116,6 +116,10 @@ class SessionService(CheckpointService):
         self, request: pb.CapacityRequest, context: Context
     ) -> worker_lifecycle_pb2.SessionCapacity:
         """Room, sessions, and what this worker enforces."""
+        return self.capacity()
+
+    def capacity(self) -> worker_lifecycle_pb2.SessionCapacity:
+        """Answer GetCapacity."""
         return convert.capacity(
             self._sessions.capacity(),
             self.describe,

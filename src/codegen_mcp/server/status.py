@@ -53,6 +53,10 @@ STATUS: Mapping[type[BaseException], grpc.StatusCode] = {
 }
 
 
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_RETRIABLE = frozenset({grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """An error as it may be told to a caller."""
@@ -127,6 +131,26 @@ def trailers(failure: Failure, request_id: str) -> tuple[tuple[str, str | bytes]
     return (
         ("x-request-id", request_id),
         ("grpc-status-details-bin", rich.SerializeToString()),
+    )
+
+
+def failure_from(status: status_pb2.Status) -> Failure:
+    """Read back what ``trailers`` wrote."""
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    retry_after_s: float | None = None
+    for detail in status.details:
+        detail.Unpack(info)
+        if detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    return Failure(
+        code=code,
+        message=status.message,
+        reason=info.reason,
+        metadata=dict(info.metadata),
+        retriable=code in _RETRIABLE or retry_after_s is not None,
+        retry_after_s=retry_after_s,
+        error_id=info.metadata.get("error_id", ""),
     )
 
 

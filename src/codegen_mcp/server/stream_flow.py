@@ -1,0 +1,113 @@
+"""How much may be on its way over one TaskStream: a bounded queue, and credit for each call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+from google.protobuf.message import Message
+
+M = TypeVar("M", bound=Message)
+
+QUEUE_BYTES = 1024 * 1024
+"""Of messages that wait for the one sender; one more is taken whatever its size."""
+
+
+class Outbox(Generic[M]):
+    """Messages on their way to one sender; whoever puts waits in line while it is full."""
+
+    def __init__(self, limit_bytes: int = QUEUE_BYTES) -> None:
+        self._limit = limit_bytes
+        self._messages: deque[tuple[M, int]] = deque()
+        self._bytes = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._filled = asyncio.Event()
+        self.closed = False
+
+    async def put(self, message: M) -> bool:
+        """Add a message; False when the stream has ended and nobody will send it."""
+        while not self.closed and (self._bytes >= self._limit or self._waiting):
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                else:
+                    self._wake_next()  # its turn had come: the next one takes it
+                raise
+            if self._bytes < self._limit:
+                break
+        if self.closed:
+            return False
+        self.put_now(message)
+        self._wake_next()
+        return True
+
+    def put_now(self, message: M) -> None:
+        """Add a small one without waiting; lost when the stream has ended."""
+        if self.closed:
+            return
+        size = message.ByteSize()
+        self._messages.append((message, size))
+        self._bytes += size
+        self._filled.set()
+
+    async def get(self) -> M | None:
+        """Take the next; None when it is closed."""
+        while not self._messages and not self.closed:
+            self._filled.clear()
+            await self._filled.wait()
+        if self.closed:
+            return None
+        message, size = self._messages.popleft()
+        self._bytes -= size
+        self._wake_next()
+        return message
+
+    def close(self) -> None:
+        """Nothing more is sent: everybody who waits is let go. Idempotent."""
+        self.closed = True
+        self._messages.clear()
+        self._filled.set()
+        for turn in self._waiting:
+            if not turn.done():
+                turn.set_result(None)
+        self._waiting.clear()
+
+    def _wake_next(self) -> None:
+        while self._waiting and self._bytes < self._limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+
+class Credit:
+    """Bytes that may still be sent; None is without bound."""
+
+    def __init__(self, available: int | None) -> None:
+        self._available = available
+        self._granted = asyncio.Event()
+        self._released = False
+
+    def grant(self, count: int) -> None:
+        """Allow more."""
+        if self._available is not None and count > 0:
+            self._available += count
+            self._granted.set()
+
+    async def take(self, count: int) -> None:
+        """Wait until there is any left, then use up so much of it."""
+        while self._available is not None and self._available <= 0 and not self._released:
+            self._granted.clear()
+            await self._granted.wait()
+        if self._available is not None:
+            self._available -= count
+
+    def release(self) -> None:
+        """Nothing is counted any more."""
+        self._released = True
+        self._granted.set()
