@@ -57,6 +57,11 @@ class SessionCalls:
         self._revive = revive
         self._move = move
 
+    @property
+    def wait_s(self) -> float:
+        """How long a call waits for a worker that is away."""
+        return self._routes.config.wait_s
+
     async def held(self, principal: Principal, session_id: str) -> Held:
         """``Routes.held``, and back to life where it was lost."""
         return await self._routes.held(principal, session_id, self._revive)

@@ -120,7 +120,9 @@ class CheckpointFace:
         self, principal: Principal, row: SessionRow, request: pb.RestoreRequest
     ) -> pb.RestoreResponse:
         asked = pb.RestoreRequest(checkpoint_id=request.checkpoint_id)
-        if row.state is RowState.LOST or (row.owner is None and row.state is RowState.LIVE):
+        if row.state is RowState.ENDED:
+            raise refusals.session_ended(row.session_id)
+        if row.state is RowState.LOST or row.owner is None:
             info = await self._info(row, request.checkpoint_id)
             held = await self._failover.revive(row, request.checkpoint_id)
             status = await held.link.unary(
@@ -210,7 +212,7 @@ class CheckpointFace:
         assert isinstance(answer, pb.DeleteCheckpointResponse)
         return answer
 
-    async def list(
+    async def page(
         self, principal: Principal, request: pb.ListCheckpointsRequest
     ) -> pb.ListCheckpointsResponse:
         """One page: of a session, alive or gone, or of all that the principal ever had."""

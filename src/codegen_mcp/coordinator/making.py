@@ -19,7 +19,8 @@ from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
 from codegen_mcp.coordinator import refusals
 from codegen_mcp.coordinator.base import WorkerLink
 from codegen_mcp.coordinator.directory.base import Owner, RowState, SessionRow
-from codegen_mcp.coordinator.placement import Placement, Refused, Wanted
+from codegen_mcp.coordinator.evicting import Evictor
+from codegen_mcp.coordinator.placement import Refused, Wanted
 from codegen_mcp.coordinator.principal import Principal
 from codegen_mcp.coordinator.routes import Routes
 from codegen_mcp.coordinator.worker_view import Worker
@@ -46,10 +47,10 @@ class Made:
 class Maker:
     """Makes sessions for principals."""
 
-    def __init__(self, routes: Routes, placement: Placement, tasks: OwnedTasks) -> None:
+    def __init__(self, routes: Routes, evictor: Evictor, tasks: OwnedTasks) -> None:
         self._routes = routes
         self._directory = routes.directory
-        self._placement = placement
+        self._evictor = evictor
         self._tasks = tasks
 
     async def place(
@@ -89,7 +90,7 @@ class Maker:
                     raise
                 return answer, settled
 
-        return await self._placement.place(wanted, make)
+        return await self._evictor.place(wanted, make)
 
     @asynccontextmanager
     async def reserved(

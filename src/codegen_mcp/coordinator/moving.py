@@ -56,28 +56,54 @@ class Mover:
             assert isinstance(status, pb.SessionStatusResponse)
             if status.info.active_tasks:
                 raise draining("its tasks are under way, and are given time to end")
-            saved = await held.link.unary(
-                "SessionManagement/CheckpointSession",
-                pb.CheckpointRequest(session_id=session_id, incremental=True),
-                epoch=row.epoch,
-            )
-            assert isinstance(saved, pb.CheckpointResponse)
-            (kept,) = await self._routes.directory.commit(
-                held.owner,
-                [
-                    Commit(
-                        session_id=session_id,
-                        epoch=row.epoch,
-                        checkpoint_id=saved.checkpoint_id,
-                    )
-                ],
-            )
-            self._routes.forget(session_id)
-            if not kept:
-                raise refusals.fenced(session_id)
-            await self._routes.directory.release(session_id, held.owner, row.epoch)
+            await self._save_and_release(held)
             self._tasks.spawn(self._end(held), "session-end")
         log.info("session.moving", session_id=session_id, worker=held.owner.worker_id)
+
+    async def put_aside(self, held: Held) -> bool:
+        """Save an idle session and free its place; its next use restores it. False: it is busy.
+
+        Raises:
+            WorkerError: It could not be saved; it stays where it is.
+        """
+        return await self._tasks.spawn(self._put_aside(held), "session-put-aside")
+
+    async def _put_aside(self, held: Held) -> bool:
+        session_id = held.row.session_id
+        lock = self._failover.lock(session_id)
+        if lock.locked():
+            return False
+        async with lock:
+            status = await held.link.unary(
+                "SessionManagement/GetSessionStatus",
+                pb.SessionStatusRequest(session_id=session_id),
+                epoch=held.row.epoch,
+            )
+            assert isinstance(status, pb.SessionStatusResponse)
+            if status.info.active_tasks:
+                return False
+            await self._save_and_release(held)
+            await self._end(held)
+        log.info("session.put_aside", session_id=session_id, worker=held.owner.worker_id)
+        return True
+
+    async def _save_and_release(self, held: Held) -> None:
+        """Nothing that it did after the save counts; its lock is held."""
+        session_id, epoch = held.row.session_id, held.row.epoch
+        saved = await held.link.unary(
+            "SessionManagement/CheckpointSession",
+            pb.CheckpointRequest(session_id=session_id, incremental=True),
+            epoch=epoch,
+        )
+        assert isinstance(saved, pb.CheckpointResponse)
+        (kept,) = await self._routes.directory.commit(
+            held.owner,
+            [Commit(session_id=session_id, epoch=epoch, checkpoint_id=saved.checkpoint_id)],
+        )
+        self._routes.forget(session_id)
+        if not kept:
+            raise refusals.fenced(session_id)
+        await self._routes.directory.release(session_id, held.owner, epoch)
 
     async def _end(self, held: Held) -> None:
         """Free the place at once; if that fails, the worker is told when it next says it has it."""

@@ -63,6 +63,25 @@ def outcome_unknown(what: str, session_id: str, why: WorkerError | None = None) 
     return error
 
 
+def no_upload(artifact_id: str) -> NotFound:
+    """Return the answer for an upload that is not announced, or not the caller's."""
+    return NotFound(
+        f"no upload of an artifact {artifact_id[:80]!r} is announced; ask for a link with "
+        "GetUploadURL and send it again",
+        reason="ARTIFACT_NOT_FOUND",
+    )
+
+
+def upload_away(artifact_id: str) -> Unavailable:
+    """Return the answer where the worker that took an upload is not here."""
+    return Unavailable(
+        f"the worker that has the upload {artifact_id[:80]!r} cannot be reached; try again, or "
+        "upload it anew",
+        reason="WORKER_AWAY",
+        retry_after_s=RETRY_S,
+    )
+
+
 def ended_early(worker_id: str) -> LinkBroken:
     """Return what a stream without its last message is."""
     return LinkBroken(f"a stream of worker {worker_id!r} ended before the task")
@@ -85,6 +104,16 @@ def held_elsewhere(session_id: str, worker_id: str) -> WrongState:
         "create_new_session to restore into another one",
         reason="WRONG_WORKER",
         metadata={"worker_id": worker_id},
+    )
+
+
+def session_ended(session_id: str) -> WrongState:
+    """Return the answer to a restore in place of a session that is over."""
+    return WrongState(
+        f"session {session_id!r} has ended; set create_new_session to restore its checkpoint into "
+        "a new one",
+        reason="SESSION_ENDED",
+        metadata={"session_id": session_id},
     )
 
 

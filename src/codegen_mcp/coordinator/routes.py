@@ -64,6 +64,8 @@ class Routes:
         self.config = config
         self._rows: OrderedDict[str, SessionRow] = OrderedDict()
         self._restored: OrderedDict[str, int] = OrderedDict()
+        self.adhoc: OrderedDict[str, None] = OrderedDict()
+        """Sessions that calls made by themselves, the one unused for longest first."""
 
     async def row(
         self, principal: Principal, session_id: str, *, ended: bool = False
@@ -95,6 +97,8 @@ class Routes:
         self._rows.move_to_end(row.session_id)
         while len(self._rows) > REMEMBERED:
             self._rows.popitem(last=False)
+        if row.adhoc:
+            self.adhoc[row.session_id] = None
 
     def forget(self, session_id: str) -> None:
         """Ask the directory the next time."""
@@ -127,6 +131,9 @@ class Routes:
         """
         row = await self.row(principal, session_id)
         link = self.linked(row)
+        if row.adhoc:
+            self.adhoc[session_id] = None
+            self.adhoc.move_to_end(session_id)
         if link is not None and row.owner is not None:
             return Held(row=row, owner=row.owner, link=link)
         try:

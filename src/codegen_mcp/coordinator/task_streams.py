@@ -160,11 +160,11 @@ class TaskStreams:
                 if sent is not None and not await self._may_send(sent, held, method, request):
                     yield unknown(task_id, session_id)
                     return
-            except WorkerError as error:
+            except WorkerError as lost:
                 if sent is None:
                     raise
                 # The task was under way: its stream has an end, whatever became of the session.
-                yield unknown(task_id, session_id, error)
+                yield unknown(task_id, session_id, lost)
                 return
             tracked = isinstance(request, pb.TaskRequest) and request.sequence > 0
             if not tracked:
