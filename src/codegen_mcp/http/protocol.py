@@ -22,6 +22,9 @@ class BoundedProtocol(H11Protocol):
     h11 bounds the head of a request at 64 KiB; uvicorn bounds neither time nor number.
     """
 
+    most = MAX_CONNECTIONS
+    """At once, of one server."""
+
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.waits_since = self.loop.time()
@@ -37,7 +40,7 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room for it, or refuse it."""
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self.most:
             waiting = [one for one in _bounded(self.connections) if one.waits]
             min(waiting, key=lambda one: one.waits_since).transport.abort()
 
@@ -53,6 +56,11 @@ class BoundedProtocol(H11Protocol):
             self._stalled = left, now
         elif left and now - self._stalled[1] >= STALL_S:
             self.transport.abort()
+
+
+def bounded_protocol(most: int) -> type[BoundedProtocol]:
+    """Return the protocol of a server of up to ``most`` connections at once."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"most": most})
 
 
 def look_at_all(connections: Iterable[object]) -> None:

@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from codegen_mcp.http.protocol import BoundedProtocol, look_at_all
+from codegen_mcp.http.protocol import MAX_CONNECTIONS, bounded_protocol, look_at_all
 
 log = structlog.get_logger()
 
@@ -58,6 +58,7 @@ class HttpServer:
         port: int,
         setting: str = "METRICS_PORT",
         tls: ssl.SSLContext | None = None,
+        connections: int = MAX_CONNECTIONS,
     ) -> None:
         """Wire it.
 
@@ -67,6 +68,7 @@ class HttpServer:
             port: 0 takes a free one.
             setting: What the port comes from, for the message when it is taken.
             tls: Serve HTTPS by it; None serves plaintext.
+            connections: At once; more close those that wait.
         """
         self._tls = tls
         self._host = host
@@ -75,7 +77,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=BoundedProtocol,
+                http=bounded_protocol(connections),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -98,6 +100,8 @@ class HttpServer:
                 f"cannot listen on {self._host!r} port {self._asked}: {error.strerror}; choose "
                 f"another {self._setting}, or 0 for none",
             ) from error
+        # Connections inherit it. Else the kernel holds back a body that follows its head at once.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = listener.getsockname()[1]
         self._serving = asyncio.create_task(self._serve(listener), name="http-server")
         log.info("http.listening", host=self._host, port=self.port)

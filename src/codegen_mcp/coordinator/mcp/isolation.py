@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import anyio
 
+from codegen_mcp.core.errors import Cancelled
+
 T = TypeVar("T")
 
 CLEANUP_S = 5.0
@@ -22,7 +24,8 @@ async def isolated(work: Coroutine[Any, Any, T], gone: asyncio.Event | None = No
     """Await the work; a cancel of the caller, or ``gone``, cancels it and waits for its cleanup.
 
     Raises:
-        asyncio.CancelledError: It was cancelled, by either.
+        asyncio.CancelledError: The caller was cancelled.
+        Cancelled: ``gone`` was set.
     """
     task = asyncio.create_task(work, name="mcp-call")
     watch = asyncio.create_task(gone.wait(), name="mcp-gone") if gone is not None else None
@@ -36,4 +39,6 @@ async def isolated(work: Coroutine[Any, Any, T], gone: asyncio.Event | None = No
             task.cancel()
             with anyio.move_on_after(CLEANUP_S, shield=True):
                 await asyncio.wait([task])
+    if task.cancelled():
+        raise Cancelled("the caller has left; the call was ended")
     return task.result()
