@@ -167,7 +167,7 @@ async def test_what_comes_back_damaged_is_not_saved_and_nothing_of_it_is_left(
 async def test_a_draft_that_comes_back_damaged_is_stored_anew(rig, session, store, proxy, tmp_path):
     async with rig.checkpoints(store, tmp_path) as checkpoints:
         await write(rig, session, "a")
-        proxy.add(Rule(fault=Fault.STATUS, method="PUT", times=2))
+        proxy.add(Rule(fault=Fault.STATUS, method="PUT", target=r"\.tar", times=2))
         flip = proxy.add(Rule(fault=Fault.FLIP_ANSWER, method="GET", target=r"\.tar", times=2))
         with pytest.raises(StoreUnavailable):
             await checkpoints.save(session)

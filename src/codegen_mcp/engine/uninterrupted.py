@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 
@@ -30,3 +30,20 @@ async def first_of(*waits: Coroutine[Any, Any, Any], timeout_s: float) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def all_of(works: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """Do several things beside each other; none is under way any more when this returns or raises.
+
+    Raises:
+        Exception: Of the first, in their order, that failed.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        task.result()

@@ -87,7 +87,7 @@ def capture(
         base = Base({entry.path: entry for entry in parent.saved.manifest.entries}, parent.live)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     scratch = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR, 0o600)
-    aside = Aside(scratch)
+    aside = Aside(lambda: scratch)
     watching = watch(fd, ROOTS)
     try:
         with tempfile.TemporaryFile() as file, ArchiveWriter(file) as writer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 from codegen_mcp.core.errors import Corrupt, LimitExceeded
 from codegen_mcp.engine.checkpoints.archive_codec import INFLATE_ERRORS, inflater
@@ -16,7 +16,7 @@ _BLOCK = 512
 
 def iter_inflated(
     pieces: Iterable[bytes], max_inflated: int, *, single: bool = False
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """Inflate one or more gzip members (RFC 1952, 2.2), one after the other.
 
     Args:

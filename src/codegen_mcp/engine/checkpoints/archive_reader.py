@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codegen_mcp.core.checkpoint import Entry, EntryKind
 from codegen_mcp.core.errors import Corrupt, LimitExceeded
 from codegen_mcp.engine.checkpoints import tar_format
+from codegen_mcp.engine.checkpoints.ahead import read_ahead
 from codegen_mcp.engine.checkpoints.archive_difference import check_header, difference, shown
 from codegen_mcp.engine.checkpoints.archive_inflate import iter_inflated
 from codegen_mcp.engine.checkpoints.archive_source import TarSource
@@ -51,6 +53,7 @@ def verify_archive(
     *,
     sha256: str | None,
     max_inflated: int,
+    ahead: bool = False,
 ) -> VerifiedArchive:
     """Read a whole archive and compare it with the manifest of the same checkpoint.
 
@@ -63,6 +66,7 @@ def verify_archive(
         number: Of that checkpoint.
         sha256: What the archive's bytes must have, hexadecimal; None does not compare.
         max_inflated: Most bytes of tar, holes of sparse files included (they are hashed too).
+        ahead: Inflate in a second thread, which takes ``pieces``; for what is not small.
 
     Raises:
         Corrupt: Damaged, or anything else than what the manifest says; names the member.
@@ -78,11 +82,13 @@ def verify_archive(
             size += len(piece)
             yield piece
 
-    source = TarSource(iter_inflated(counted(), max_inflated))
-    members = _Members(source, manifest, number, max_inflated)
-    while members.next():
-        pass
-    members.check_complete()
+    inflated = iter_inflated(counted(), max_inflated)
+    with closing(read_ahead(inflated) if ahead else inflated) as bytes_of_tar:
+        source = TarSource(bytes_of_tar)
+        members = _Members(source, manifest, number, max_inflated)
+        while members.next():
+            pass
+        members.check_complete()
     if sha256 is not None and outer.hexdigest() != sha256:
         raise Corrupt(f"the archive's sha256 is {outer.hexdigest()}, not {sha256}")
     return VerifiedArchive(source.offset, size, members.count)

@@ -168,14 +168,14 @@ class ArchiveWriter:
         places: list[tuple[int, int]] = []
         if entry.sparse:
             places = sparse_map([(0, size)] if segments is None else segments, size)
-        digest = hashlib.sha256()
         header = member_header(entry, places)
         if size <= PIECE_BYTES and not places:
             content = _exactly(read, size, entry)
-            digest.update(content)
+            digest = hashlib.sha256(content)
             _check_end(read, entry, digest.digest())
             self._put(entry.path, [header, content, PADDING[size % BLOCK]])
         else:
+            digest = hashlib.sha256()
             self._seal()
             with self._packed.stream(entry.path) as stream:
                 stream.write(header)

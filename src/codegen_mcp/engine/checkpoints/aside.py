@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from codegen_mcp.engine.checkpoints.room import Room
@@ -27,11 +28,17 @@ class Copy:
 
 
 class Aside:
-    """Holds copies; blocking, for threads. Takes over ``scratch`` and closes it."""
+    """Holds copies; blocking, for threads."""
 
-    def __init__(self, scratch: int, room: Room | None = None) -> None:
-        """``room``: what the scratch file may take of the disk."""
-        self._scratch = scratch
+    def __init__(self, scratch: Callable[[], int], room: Room | None = None) -> None:
+        """Hold none.
+
+        Args:
+            scratch: Opens a file without a name when one is needed; it is closed here.
+            room: What that file may take of the disk.
+        """
+        self._open_scratch = scratch
+        self._scratch = -1
         self._room = room
         self._end = 0
         self._memory = 0
@@ -64,6 +71,8 @@ class Aside:
     def _append(self, fd: int, start: int, length: int) -> None:
         if self._room is not None:
             self._room.check(length)
+        if self._scratch < 0:
+            self._scratch = self._open_scratch()
         os.lseek(self._scratch, self._end, os.SEEK_SET)
         left = length
         while left:

@@ -31,6 +31,7 @@ from codegen_mcp.engine.checkpoints.source_files import (
     Segments,
     data_segments,
     hash_whole,
+    open_regular,
     regular_file,
 )
 from codegen_mcp.engine.checkpoints.tree_table import TreeTable, order, walk
@@ -251,21 +252,28 @@ class Capture:
             self._content[seen.path] = seen, known
             return
         try:
-            with regular_file(self._root_fd, seen.path, seen.ino) as (fd, found):
-                seen = _refreshed(seen, found)
-                segments = data_segments(fd, found)
+            fd, found = open_regular(self._root_fd, seen.path, seen.ino)
+        except FileNotFoundError:
+            self._unsteady.add(seen.path)
+            return
+        try:
+            seen = _refreshed(seen, found)
+            segments = data_segments(fd, found)
+            if self._base is not None:
                 older = self._older(seen, fd, sparse=segments is not None)
                 if older is not None:
                     self._content[seen.path] = seen, older
                     return
-                self._count_holes(seen, segments)
-                entry = self._entry(seen, sparse=segments is not None)
-                entry = self._writer.add(entry, self._reader(fd), segments)
-                self._content[seen.path] = seen, entry
-                if not _same_content(seen, _refreshed(seen, os.fstat(fd))):
-                    self._unsteady.add(seen.path)
-        except (FileNotFoundError, Changed):
+            self._count_holes(seen, segments)
+            entry = self._entry(seen, sparse=segments is not None)
+            entry = self._writer.add(entry, self._reader(fd), segments)
+            self._content[seen.path] = seen, entry
+            if not _is_as(seen, os.fstat(fd)):
+                self._unsteady.add(seen.path)
+        except Changed:
             self._unsteady.add(seen.path)
+        finally:
+            os.close(fd)
 
     def _known(self, seen: Seen) -> Entry | None:
         """Return the parent's entry when its content is proven to be this file's, unread."""
@@ -365,7 +373,24 @@ def _same_content(one: Seen, other: Seen) -> bool:
     )
 
 
+def _is_as(seen: Seen, found: os.stat_result) -> bool:
+    """Whether an open file is as it was seen, by what tells of its content."""
+    return (
+        seen.ctime_ns == found.st_ctime_ns
+        and seen.mtime_ns == found.st_mtime_ns
+        and seen.size == found.st_size
+        and seen.ino == found.st_ino
+    )
+
+
 def _refreshed(seen: Seen, found: os.stat_result) -> Seen:
+    if (
+        _is_as(seen, found)
+        and seen.mode == found.st_mode & 0o7777
+        and seen.blocks == found.st_blocks
+        and seen.nlink == found.st_nlink
+    ):
+        return seen
     return seen._replace(
         mode=found.st_mode & 0o7777,
         mtime_ns=found.st_mtime_ns,

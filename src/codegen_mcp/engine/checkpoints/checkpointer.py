@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -46,6 +46,7 @@ from codegen_mcp.engine.session import Session
 from codegen_mcp.engine.session_installer import RestorePlan
 from codegen_mcp.engine.session_ownership import stale
 from codegen_mcp.engine.session_pool import SessionPool
+from codegen_mcp.engine.uninterrupted import settled
 from codegen_mcp.sandbox.volumes.threads import to_end
 from codegen_mcp.stores.base import ObjectStore
 
@@ -133,7 +134,8 @@ class Checkpointer:
         """Save; durable and verified when this returns (``base.Checkpoints.save``)."""
         check_checkpoint_name(name)
         self._sessions.session(session_id)
-        async with self._locks.hold(session_id):
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(self._locks.hold(session_id))
             session = self._sessions.session(session_id)  # a restore may have put another there
             with session.checkpointing(), while_open(session), disk_errors():
                 epoch = session.record.epoch
@@ -141,11 +143,18 @@ class Checkpointer:
                 order = await self._next.order(session, epoch, found, name, trigger)
                 async with self._taking:
                     taken = await take(session, order, self._spool)
-                await self._publisher.publish(
-                    taken.draft, taken.info, taken.manifest, away=found.away
-                )
+                try:
+                    await self._publisher.publish(
+                        taken.draft, taken.info, taken.manifest, away=found.away
+                    )
+                except BaseException:
+                    await settled(taken.closing)
+                    raise
             found.shelf.objects[order.checkpoint_id] = {INFO}
-            await self._remember(session, taken, found.shelf)
+            swept = await self._remember(session, taken, found.shelf)
+            # The next one waits for what nobody else does.
+            after = self._after(session, taken, swept, held.pop_all())
+            self._tasks.spawn(after, "checkpoint-after")
         log.info(
             "checkpoint.saved",
             checkpoint=str(taken.info.checkpoint_id),
@@ -299,17 +308,30 @@ class Checkpointer:
             info = CheckpointInfo(checkpoint_id=source)
         return Restored(session_id=session.session_id, info=info, lost=record.lost)
 
-    async def _remember(self, session: Session, taken: Taken, shelf: Shelf) -> None:
+    async def _remember(self, session: Session, taken: Taken, shelf: Shelf) -> bool:
+        """Take note of one that is saved; whether older ones may have to go now."""
         self._manifests.put(taken.manifest)
         self._last[session.session_id] = str(taken.info.checkpoint_id)
-        with suppress(OSError):  # only a hint
-            await to_end(lambda: taken.live.save(session.directory / LIVE_STATE))
         try:
-            await self._chains.note(taken.info)
-            if await self._retention.retire(shelf):
-                self._tasks.spawn(self._sweep(session.session_id), "checkpoint-sweep")
+            return await self._retention.retire(shelf)
         except WorkerError as error:  # this one is saved all the same
             log.warning("checkpoint.not_retired", error=error.message)
+            return False
+
+    async def _after(
+        self, session: Session, taken: Taken, sweep: bool, held: AsyncExitStack
+    ) -> None:
+        """Write down what makes the next one cheap, then let go of the session's lock."""
+        async with held:
+            await settled(taken.closing)
+            with suppress(OSError):  # only a hint
+                await to_end(lambda: taken.live.save(session.directory / LIVE_STATE))
+            try:
+                await self._chains.note(taken.info)
+                if sweep:
+                    await self._retention.sweep(session.session_id)
+            except WorkerError as error:
+                log.warning("checkpoint.not_swept", error=error.message)
 
     async def _stored_late(self, info: CheckpointInfo) -> None:
         """Take note of a checkpoint that waited for the store; the session's lock is held."""
@@ -322,14 +344,6 @@ class Checkpointer:
             await self._retention.sweep(session_id, shelf)
         except StoreUnavailable as error:
             log.warning("checkpoint.not_retired", error=error.message)
-
-    async def _sweep(self, session_id: str) -> None:
-        """Delete what is hidden and not needed; nobody waits for that."""
-        try:
-            async with self._locks.hold(session_id):
-                await self._retention.sweep(session_id)
-        except WorkerError as error:
-            log.warning("checkpoint.not_swept", error=error.message)
 
     async def _newest(self, session_id: str) -> CheckpointInfo | None:
         visible = (await self._catalog.shelf(session_id)).visible

@@ -32,7 +32,7 @@ from codegen_mcp.engine.checkpoints.read_back import verify_stored
 from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
 from codegen_mcp.engine.checkpoints.spool import Draft
 from codegen_mcp.engine.owned_tasks import OwnedTasks
-from codegen_mcp.engine.uninterrupted import settled
+from codegen_mcp.engine.uninterrupted import all_of, settled
 from codegen_mcp.sandbox.volumes.threads import to_end
 
 log = structlog.get_logger()
@@ -205,11 +205,11 @@ class Publisher:
                 pass
             except (WorkerError, OSError) as error:
                 damaged += 1
+                if not isinstance(error, Conflict):  # what another worker wrote is not ours
+                    await self._discard(one.info)
                 if damaged == ATTEMPTS or isinstance(error, OSError):
                     _log_given_up(checkpoint_id, error)
                     return
-                if isinstance(error, Corrupt):
-                    await self._discard(one.info)
             except Exception:
                 log.exception("checkpoint.not_stored", checkpoint=str(checkpoint_id))
                 return
@@ -234,12 +234,16 @@ class Publisher:
         """Everything is read back before the metadata makes it a checkpoint."""
         key, catalog = info.checkpoint_id.key, self._catalog
         try:
-            await self._put(key + ARCHIVE, draft.archive, info)
+            puts = [
+                self._put(key + ARCHIVE, draft.archive, info),
+                self._put(key + MANIFEST, draft.manifest, info),
+            ]
+            if info.journal_sha256:
+                puts.append(self._put(key + JOURNAL, draft.journal, info))
+            await all_of(puts)
             await verify_stored(catalog, info, manifest)
-            await self._put(key + MANIFEST, draft.manifest, info)
             await catalog.check_manifest(info)
             if info.journal_sha256:
-                await self._put(key + JOURNAL, draft.journal, info)
                 await catalog.journal(info)
             await self._put_info(draft, info)
         except NotFound as error:

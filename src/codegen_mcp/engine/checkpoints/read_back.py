@@ -14,6 +14,8 @@ from codegen_mcp.engine.checkpoints.catalog import Catalog
 from codegen_mcp.engine.checkpoints.manifest import Manifest
 from codegen_mcp.sandbox.volumes.threads import to_end
 
+SMALL_BYTES = 2 * 1024 * 1024
+"""Of tar: up to this a second thread costs more than it gives."""
 HEAD_ROOM = 64 * 1024 * 1024
 """How much more than its manifest says an archive may inflate to, headers included."""
 
@@ -34,6 +36,7 @@ async def verify_stored(catalog: Catalog, info: CheckpointInfo, manifest: Manife
             info.checkpoint_id.number,
             sha256=info.sha256,
             max_inflated=info.inflated_bytes + info.total_bytes + HEAD_ROOM,
+            ahead=info.inflated_bytes > SMALL_BYTES,
         )
         return verified.inflated_bytes, verified.size
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from codegen_mcp.core.checkpoint import CheckpointId, CheckpointInfo
 from codegen_mcp.core.errors import Corrupt, NotFound
 from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, Catalog, missing
+from codegen_mcp.engine.uninterrupted import all_of
 from codegen_mcp.stores.base import ObjectInfo
 
 CACHED = 4096
@@ -40,8 +41,9 @@ class SoundChains:
         Raises:
             NotFound: One is missing, or its metadata. Corrupt: One is damaged.
         """
-        for number in info.chain:
-            await self._check(replace(info.checkpoint_id, number=number))
+        await all_of(
+            self._check(replace(info.checkpoint_id, number=number)) for number in info.chain
+        )
 
     async def _check(self, checkpoint_id: CheckpointId) -> None:
         info = await self._catalog.info(checkpoint_id, hidden=True, listed=self._remote)

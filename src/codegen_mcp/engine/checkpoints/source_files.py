@@ -113,9 +113,8 @@ def _open_for_reading(root_fd: int, path: bytes) -> int:
         os.close(handle)
 
 
-@contextmanager
-def regular_file(root_fd: int, path: bytes, ino: int) -> Iterator[tuple[int, os.stat_result]]:
-    """Open a regular file that was seen with this inode.
+def open_regular(root_fd: int, path: bytes, ino: int) -> tuple[int, os.stat_result]:
+    """Open a regular file that was seen with this inode; the caller closes it.
 
     Raises:
         FileNotFoundError: It is gone, or something else has its name now.
@@ -131,6 +130,17 @@ def regular_file(root_fd: int, path: bytes, ino: int) -> Iterator[tuple[int, os.
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_ino != ino:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, found
+
+
+@contextmanager
+def regular_file(root_fd: int, path: bytes, ino: int) -> Iterator[tuple[int, os.stat_result]]:
+    """Have a file of ``open_regular`` for a while."""
+    fd, found = open_regular(root_fd, path, ino)
+    try:
         yield fd, found
     finally:
         os.close(fd)

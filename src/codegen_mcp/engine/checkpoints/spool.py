@@ -21,6 +21,7 @@ from pathlib import Path
 from codegen_mcp.core.checkpoint import CheckpointId, parse_checkpoint_id
 from codegen_mcp.core.errors import NotFound
 from codegen_mcp.engine.checkpoints.room import Room
+from codegen_mcp.sandbox.volumes.attributes import spread_children
 from codegen_mcp.sandbox.volumes.space import free_on
 
 
@@ -95,6 +96,7 @@ class Spool:
     def open(self) -> list[tuple[CheckpointId, Draft]]:
         """Make the directory, delete what is half-made, return what waits, oldest first."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spread_children(self._root)
         waiting = []
         for path in self._root.iterdir():
             draft = Draft(path)

@@ -65,6 +65,8 @@ class Taken:
     info: CheckpointInfo
     manifest: Manifest
     live: LiveState
+    closing: asyncio.Future[None]
+    """The watch, on its way out: for the taker to await, once nobody waits for him."""
 
 
 async def take(session: Session, order: Order, spool: Spool) -> Taken:
@@ -90,8 +92,18 @@ class _Taking:
         self._draft = draft
         self._changes = Changes()
         self._journal = b""
+        self._closing: asyncio.Future[None] | None = None
+        """Of the watch, for which the kernel takes longer than for all the rest."""
 
     async def run(self) -> Taken:
+        try:
+            return await self._run()
+        except BaseException:
+            if self._closing is not None:
+                await settled(self._closing)
+            raise
+
+    async def _run(self) -> Taken:
         session, number = self._session, self._order.checkpoint_id.number
         room = self._spool.room()
         room.check()
@@ -99,7 +111,7 @@ class _Taking:
         aside = None
         file = _create(self._draft.archive, room)
         try:
-            aside = Aside(self._spool.scratch(), room)
+            aside = Aside(self._spool.scratch, room)
             base = await to_end(self._base)
             with ArchiveWriter(file) as writer:
                 capture = Capture(root_fd, writer, aside, number, base)
@@ -154,7 +166,7 @@ class _Taking:
                 ended = time.monotonic()
             return still.how, 0.0 if idle else round((ended - still.since) * 1000, 3)
         finally:
-            await to_end(watch.close)
+            self._closing = asyncio.ensure_future(to_end(watch.close))
 
     async def _step(self, work: Callable[[], object], capture: Capture, watch: TreeWatch) -> None:
         """Do one step of the capture in a thread, and keep the watch from filling up meanwhile."""
@@ -225,7 +237,8 @@ class _Taking:
             last_sequence=last_sequence,
         )
         draft.info.write_bytes(encode_info(info))
-        return Taken(draft=draft, info=info, manifest=manifest, live=live)
+        assert self._closing is not None
+        return Taken(draft=draft, info=info, manifest=manifest, live=live, closing=self._closing)
 
 
 def _chain(order: Order, entries: Sequence[Entry]) -> tuple[int, ...]:
