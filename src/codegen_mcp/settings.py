@@ -18,10 +18,12 @@ from codegen_mcp.coordinator.auth.reach import is_local
 from codegen_mcp.core.limits import GIB, KIB, MIB, ResourceLimits
 from codegen_mcp.core.masking import masked
 from codegen_mcp.settings_access import AccessSettings
+from codegen_mcp.settings_mcp import McpSettings
+from codegen_mcp.settings_coordinator import CoordinatorSettings
 
 
-class Settings(AccessSettings):
-    """The worker's settings; each field's environment variable is its name in capitals."""
+class Settings(AccessSettings, CoordinatorSettings):
+    """All settings; each field's environment variable is its name in capitals."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True

@@ -166,11 +166,11 @@ class Router:
             stream = self._streams.attach(principal, asked)
         else:
             raise NotImplementedYet(f"there is no method {method!r} for {type(request).__name__}")
-        noted = False
+        if request.task_id:
+            self._looks.note(principal, request.task_id, session_id)
         async with aclosing(stream):
             async for message in stream:
-                if not noted:
-                    noted = True
+                if not request.task_id:
                     self._looks.note(principal, message.task_id, session_id)
                 yield message
 

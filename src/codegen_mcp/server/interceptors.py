@@ -38,8 +38,20 @@ class EdgeInterceptor(aio.ServerInterceptor):
     """Wraps each handler once, whatever its arity; a call then pays a dictionary look-up."""
 
     def __init__(
-        self, admission: Admission, hooks: ServerHooks, gate: CallerGate, revival: Revival
+        self,
+        admission: Admission,
+        hooks: ServerHooks,
+        gate: CallerGate | None = None,
+        revival: Revival | None = None,
     ) -> None:
+        """Wire it.
+
+        Args:
+            admission: Counts calls and refuses too many.
+            hooks: Told of each call.
+            gate: Of a worker that serves a coordinator; None asks nothing.
+            revival: Brings sessions back that are gone; None brings none.
+        """
         self._gate = gate
         self._revival = revival
         self._admission = admission
@@ -93,14 +105,16 @@ class EdgeInterceptor(aio.ServerInterceptor):
             try:
                 self._admission.enter(method)
                 entered = True
-                self._gate.check(method, request, context.invocation_metadata() or ())
+                if self._gate is not None:
+                    self._gate.check(method, request, context.invocation_metadata() or ())
                 context.set_trailing_metadata(((REQUEST_ID, request_id),))
                 try:
                     return await behaviour(request, context)
                 except NotFound as error:
-                    session_id = getattr(request, "session_id", "")
-                    again = self._revival.wanted(method, error)
-                    if not again or not await self._revival.restore(session_id):
+                    revival = self._revival
+                    if revival is None or not revival.wanted(method, error):
+                        raise
+                    if not await revival.restore(getattr(request, "session_id", "")):
                         raise
                     return await behaviour(request, context)
             except asyncio.CancelledError:

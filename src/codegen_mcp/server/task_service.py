@@ -42,6 +42,9 @@ class TaskService(task_execution_pb2_grpc.TaskExecutionServicer):
     async def ExecuteTask(self, request: pb.TaskRequest, context: Context) -> pb.TaskResponse:  # type: ignore[override]  # the last message; others are written
         """Run one tool; a caller that leaves detaches, and the engine knows what that means."""
         task_id = await self._tasks.submit(convert.submission(request))
+        if request.sequence:
+            # Whoever keeps tasks in order may send the next one now.
+            await context.send_initial_metadata(())
         return await self._stream(task_id, request.session_id, context, asked=request.typed_request)
 
     async def AttachTask(self, request: pb.AttachTaskRequest, context: Context) -> pb.TaskResponse:  # type: ignore[override]  # the last message; others are written
