@@ -14,6 +14,9 @@ MAX_EVENT_BYTES = 1024 * KIB
 """Official clients refuse a longer server-sent event; a result is one."""
 MAX_BLOB_BYTES = 720 * KIB
 """Of a resource that is read: as base64 it stays below MAX_EVENT_BYTES."""
+RESULT_BYTES = 32 * KIB
+MIN_RESULT_BYTES = 8 * KIB
+IMAGE_BYTES = 512 * KIB
 MAX_READ_BYTES = 256 * KIB
 """Of one ``output_read``: it travels twice, as text and structured."""
 
@@ -25,9 +28,9 @@ class McpConfig:
     version: str = __version__
     tool_names: ToolNames = "underscore"
     """How tools are listed; calls may use either form."""
-    result_bytes: int = 32 * KIB
+    result_bytes: int = RESULT_BYTES
     """Of a result as JSON, images apart: its text and its structured form together."""
-    image_bytes: int = 512 * KIB
+    image_bytes: int = IMAGE_BYTES
     """Of all images in one result, before base64; larger ones are links."""
     progress_interval_s: float = 0.25
     """Between two progress notifications of one call."""
@@ -36,8 +39,10 @@ class McpConfig:
     clients from giving up."""
 
     def __post_init__(self) -> None:
-        if self.result_bytes < 8 * KIB:
-            raise ValueError(f"result_bytes={self.result_bytes!r} must be at least {8 * KIB}")
+        if self.result_bytes < MIN_RESULT_BYTES:
+            raise ValueError(
+                f"result_bytes={self.result_bytes!r} must be at least {MIN_RESULT_BYTES}"
+            )
         if not 0 <= self.image_bytes <= MAX_BLOB_BYTES:
             raise ValueError(f"image_bytes={self.image_bytes!r} must be 0 to {MAX_BLOB_BYTES}")
 
