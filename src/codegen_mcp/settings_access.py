@@ -57,6 +57,8 @@ class AccessSettings(BaseSettings):
     """Record arguments and results too, not only their digests and sizes."""
     audit_file_bytes: int = Field(default=64 * 1024 * 1024, ge=4096)
     """A file of the audit log that is so long is followed by the next."""
+    audit_keep_files: int = Field(default=0, ge=0)
+    """Full files of the audit log beyond so many are deleted, the oldest first; 0 keeps all."""
     audit_compress: bool = True
     """Compress files of the audit log that are full."""
     audit_sync_s: float = Field(default=1.0, ge=0, le=3600)
@@ -133,6 +135,7 @@ class AccessSettings(BaseSettings):
             required=self.audit_required,
             contents=self.audit_contents,
             file_bytes=self.audit_file_bytes,
+            keep_files=self.audit_keep_files,
             compress=self.audit_compress,
             sync_s=self.audit_sync_s,
         )

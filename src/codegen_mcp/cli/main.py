@@ -18,6 +18,8 @@ COMMANDS = {
     "checkpoints": "codegen_mcp.cli.checkpoints:checkpoints",
     "artifacts": "codegen_mcp.cli.artifacts:artifacts",
     "tools": "codegen_mcp.cli.tools:tools",
+    "token": "codegen_mcp.cli.token:token",
+    "audit": "codegen_mcp.cli.audit:audit",
     "config": "codegen_mcp.cli.config:config",
 }
 """Command name to where it is defined."""

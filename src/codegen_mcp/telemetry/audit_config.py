@@ -18,6 +18,8 @@ class AuditConfig:
     """Keep arguments and results too, not only their digests."""
     file_bytes: int = 64 * 1024 * 1024
     """A file of this size is followed by the next."""
+    keep_files: int = 0
+    """Full files beyond so many are deleted, the oldest first; 0 keeps all."""
     compress: bool = True
     """With gzip, files that are full."""
     sync_s: float = 1.0
@@ -29,6 +31,8 @@ class AuditConfig:
     def __post_init__(self) -> None:
         if self.file_bytes < 4096:
             raise ValueError(f"file_bytes={self.file_bytes!r} must be at least 4096")
+        if self.keep_files < 0:
+            raise ValueError(f"keep_files={self.keep_files!r} must not be negative")
         if not 0 <= self.sync_s <= 3600:
             raise ValueError(f"sync_s={self.sync_s!r} must be 0 to 3600")
         if self.head_s <= 0:
