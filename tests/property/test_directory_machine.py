@@ -19,6 +19,8 @@ EXAMPLES = {"memory": 100}
 """A step costs some statements: elsewhere fewer."""
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(3600 if MANY > 1 else 120)
 @pytest.mark.parametrize("directory", RIGS)
 def test_what_was_acknowledged_holds_whatever_happens(directory: str) -> None:
     class Machine(DirectoryMachine):

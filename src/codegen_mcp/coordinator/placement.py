@@ -133,11 +133,11 @@ def _nobody(wanted: Wanted) -> WorkerError:
     needs = ", ".join(
         f"{name} {value!r}"
         for name, value in (
-            ("language", wanted.language),
-            ("tools", sorted(wanted.tools)),
+            ("language", wanted.language or None),
+            ("tools", sorted(wanted.tools) or None),
             ("checkpoint store", wanted.store_id),
         )
-        if value
+        if value is not None
     )
     return Unavailable(
         "no worker that takes sessions is registered" + (f" with {needs}" if needs else ""),
