@@ -585,9 +585,12 @@ class StreamHello(_message.Message):
     WORKER_ID_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     incarnation: _builtins.int
     """One more for each start of the worker."""
+    calls: _builtins.bool
+    """It takes call, open, part and leave, and keeps to credit."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEpoch]: ...
     def __init__(
@@ -596,10 +599,11 @@ class StreamHello(_message.Message):
         worker_id: _builtins.str = ...,
         incarnation: _builtins.int = ...,
         sessions: _abc.Iterable[Global___SessionEpoch] | None = ...,
+        calls: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "sessions", b"sessions", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "incarnation", b"incarnation", "sessions", b"sessions", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
