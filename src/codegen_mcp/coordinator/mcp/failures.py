@@ -5,7 +5,7 @@ from __future__ import annotations
 from mcp_types import CallToolResult, TextContent
 
 from codegen_mcp.coordinator.mcp.config import McpConfig
-from codegen_mcp.coordinator.mcp.words import shown_name
+from codegen_mcp.coordinator.mcp.words import shown_name, with_listed_names
 from codegen_mcp.core.errors import WorkerError
 from codegen_mcp.server.status import MAX_TASK_TEXT_BYTES, Failure, failure_of
 
@@ -40,7 +40,7 @@ def is_expected(error: Exception) -> bool:
 
 
 def _text(failure: Failure, config: McpConfig) -> str:
-    lines = [failure.message]
+    lines = [with_listed_names(config, failure.message)]
     if hint := NEXT.get(failure.reason, ""):
         for name in ("session.destroy", "session.list", "session.status"):
             hint = hint.replace("{" + name + "}", shown_name(config, name))

@@ -20,9 +20,8 @@ from codegen_mcp.coordinator.auth.mcp_auth import (
 )
 from codegen_mcp.coordinator.auth.reach import is_local
 from codegen_mcp.coordinator.base import Gateway
-from codegen_mcp.coordinator.mcp.catalogue import Catalogue
 from codegen_mcp.coordinator.mcp.config import McpConfig
-from codegen_mcp.coordinator.mcp.server import GONE, Context, McpServer
+from codegen_mcp.coordinator.mcp.server import GONE, Context, Face, McpServer
 from codegen_mcp.coordinator.principal import Principal
 
 PATH = "/mcp"
@@ -36,7 +35,7 @@ LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 @asynccontextmanager
 async def open_mcp_app(
     gateway: Gateway,
-    catalogue: Catalogue,
+    face: Face,
     config: McpConfig,
     *,
     authenticator: Authenticator,
@@ -48,7 +47,7 @@ async def open_mcp_app(
 
     Args:
         gateway: Where sessions are.
-        catalogue: The tools.
+        face: What is offered.
         config: Names and budgets.
         authenticator: Who says who calls.
         auth: What it was opened with.
@@ -60,7 +59,7 @@ async def open_mcp_app(
     def principal_of(ctx: Context) -> Principal:
         return everybody or mcp_principal(asks=True)
 
-    server = McpServer(gateway, catalogue, config, principal_of=principal_of)
+    server = McpServer(gateway, face, config, principal_of=principal_of)
     app = server.protocol.streamable_http_app(
         streamable_http_path=PATH,
         max_request_body_size=MAX_REQUEST_BYTES,

@@ -51,6 +51,20 @@ TEMPLATES = ListResourceTemplatesResult(
 )
 
 
+class Resources:
+    """What a server offers to read: files of sessions and artifacts."""
+
+    templates = TEMPLATES
+
+    async def list_page(self, call: Call, cursor: str) -> ListResourcesResult:
+        """See ``list_page``."""
+        return await list_page(call, cursor)
+
+    async def read(self, call: Call, uri: str) -> ReadResourceResult:
+        """See ``read``."""
+        return await read(call, uri)
+
+
 async def list_page(call: Call, cursor: str) -> ListResourcesResult:
     """Artifacts first, then the files of one session a page."""
     kind, _, token = cursor.partition(":")

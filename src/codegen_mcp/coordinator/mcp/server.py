@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -27,13 +28,13 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from structlog.contextvars import bound_contextvars
 
 from codegen_mcp.coordinator.base import Gateway
-from codegen_mcp.coordinator.mcp import resources
 from codegen_mcp.coordinator.mcp.call import Call
-from codegen_mcp.coordinator.mcp.catalogue import Catalogue, FaceTool
+from codegen_mcp.coordinator.mcp.catalogue import Catalogue, FaceTool, make_catalogue
 from codegen_mcp.coordinator.mcp.config import McpConfig
 from codegen_mcp.coordinator.mcp.failures import failed
 from codegen_mcp.coordinator.mcp.isolation import isolated
 from codegen_mcp.coordinator.mcp.progress import Progress, Send
+from codegen_mcp.coordinator.mcp.resources import Resources
 from codegen_mcp.coordinator.mcp.sessions import DefaultSession, SessionChoice
 from codegen_mcp.coordinator.mcp.words import shown_name
 from codegen_mcp.coordinator.principal import Principal
@@ -68,6 +69,14 @@ tool itself could not work, and says what to do.
 """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Face:
+    """What a server offers."""
+
+    catalogue: Catalogue = field(default_factory=make_catalogue)
+    resources: Resources = field(default_factory=Resources)
+
+
 class McpServer:
     """One protocol server over one gateway; serves any number of connections.
 
@@ -78,7 +87,7 @@ class McpServer:
     def __init__(
         self,
         gateway: Gateway,
-        catalogue: Catalogue,
+        face: Face,
         config: McpConfig,
         *,
         principal_of: Callable[[Context], Principal],
@@ -88,14 +97,15 @@ class McpServer:
 
         Args:
             gateway: Where sessions are.
-            catalogue: The tools.
+            face: The tools and resources.
             config: Names and budgets.
             principal_of: Who makes a request.
             default: The session of the only connection there will be; None where each connection
                 has its own, or there are none.
         """
         self._gateway = gateway
-        self._catalogue = catalogue
+        self._catalogue = catalogue = face.catalogue
+        self._resources = face.resources
         self._config = config
         self._principal_of = principal_of
         self._default = default
@@ -153,18 +163,18 @@ class McpServer:
     ) -> ListResourcesResult:
         cursor = (params.cursor if params is not None else None) or ""
         with _as_protocol_errors():
-            return await isolated(resources.list_page(self._call(ctx), cursor), _gone(ctx))
+            return await isolated(self._resources.list_page(self._call(ctx), cursor), _gone(ctx))
 
     async def _list_templates(
         self, ctx: Context, params: PaginatedRequestParams | None
     ) -> ListResourceTemplatesResult:
-        return resources.TEMPLATES
+        return self._resources.templates
 
     async def _read_resource(
         self, ctx: Context, params: ReadResourceRequestParams
     ) -> ReadResourceResult:
         with _as_protocol_errors():
-            return await isolated(resources.read(self._call(ctx), params.uri), _gone(ctx))
+            return await isolated(self._resources.read(self._call(ctx), params.uri), _gone(ctx))
 
     def _call(self, ctx: Context, progress: Progress | None = None) -> Call:
         principal = self._principal_of(ctx)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 from codegen_mcp.coordinator.mcp.config import McpConfig
 
 UNIT = 1024
+_TOOL = re.compile(
+    r"(?<![\w'\"/.])(fs|run|pkg|session|task|output|artifact)\.(read|write|list|stat|move|delete|python|"
+    r"shell|install|get|create|status|checkpoint|restore|fork|destroy|result|cancel)(?![\w'\"/.(])"
+)
+"""A tool's name on the wire, in a sentence."""
 
 
 def shown_name(config: McpConfig, dotted: str) -> str:
     """A tool's name as this face lists it."""
     return dotted if config.tool_names == "dotted" else dotted.replace(".", "_")
+
+
+def with_listed_names(config: McpConfig, sentence: str) -> str:
+    """Replace tools' names in what the worker says by those that the caller knows."""
+    return _TOOL.sub(lambda match: shown_name(config, match[0]), sentence)
 
 
 def size(count: int) -> str:
