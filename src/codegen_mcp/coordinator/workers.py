@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +33,10 @@ READINGS = 12
 
 CLOSE_S = 5.0
 """For letting go of a link; what then still hangs is left to its own end."""
+
+
+STARTS = 32
+"""Of a worker, that are known to be replaced; enough to tell two workers with one id apart."""
 
 
 class Cause(StrEnum):
@@ -91,8 +96,8 @@ class Workers:
         self._silence = Silence(self.config.lost_after_s)
         self._by_id: dict[str, Worker] = {}
         self._live: Set[Owner] = frozenset()
-        self._replaced: dict[str, set[str]] = {}
-        """The starts before the one that is here, by worker."""
+        self._replaced: dict[str, deque[str]] = {}
+        """The last starts before the one that is here, by worker."""
         self._listeners: list[LostListener] = []
         self._changed = asyncio.Event()
         self._group = asyncio.TaskGroup()
@@ -153,7 +158,7 @@ class Workers:
         worker = Worker(owner, registration, start_id=start_id)
         self._by_id[worker_id] = worker
         if before is not None:
-            self._replaced.setdefault(worker_id, set()).add(before.start_id)
+            self._replaced.setdefault(worker_id, deque(maxlen=STARTS)).append(before.start_id)
             await _close(before.link)
         log.info("worker.registered", worker=worker_id, incarnation=incarnation)
         return worker
