@@ -103,18 +103,27 @@ def records_of(
         raise damaged(file.path, number, str(error)) from None
 
 
+def has_line(file: AuditFile) -> bool:
+    """Whether it has one whole line. A crash may find the newest file without one.
+
+    Raises:
+        Corrupt: It cannot be read.
+    """
+    try:
+        with opened(file) as stream:
+            return any(whole for _, whole in lines(stream))
+    except UNREADABLE as error:
+        raise damaged(file.path, 1, str(error)) from None
+
+
 def read_end(file: AuditFile) -> End | None:
     """Check one file; None where it has no whole line, as one that a crash found being made.
 
     Raises:
         Corrupt: It is damaged; says in which line.
     """
-    try:
-        with opened(file) as stream:
-            if not any(whole for _, whole in lines(stream)):
-                return None
-    except UNREADABLE as error:
-        raise damaged(file.path, 1, str(error)) from None
+    if not has_line(file):
+        return None
     follower = Follower(file.first)
     clean = fed = True
     for _, record, fed in records_of(file, follower):

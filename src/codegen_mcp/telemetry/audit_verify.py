@@ -11,7 +11,7 @@ from typing import Any
 from codegen_mcp.core.errors import Corrupt, NotFound
 from codegen_mcp.telemetry.audit_chain import Head
 from codegen_mcp.telemetry.audit_files import list_files
-from codegen_mcp.telemetry.audit_reader import Follower, records_of
+from codegen_mcp.telemetry.audit_reader import Follower, has_line, records_of
 
 MAX_PROBLEMS = 20
 
@@ -65,9 +65,12 @@ def verify(directory: Path, heads: Sequence[Head] = ()) -> Findings:
             found.problems.append(f"two heads of record {head.sequence} were given: {head}")
     before: Head | None = None
     for index, file in enumerate(files):
+        last = index == len(files) - 1
         follower = Follower(file.first, before)
         finished = True
         try:
+            if last and not has_line(file):
+                break  # a crash came while it was made
             for _, record, whole in records_of(file, follower):
                 finished = whole
                 if record is not None and follower.head is not None:
@@ -76,16 +79,13 @@ def verify(directory: Path, heads: Sequence[Head] = ()) -> Findings:
         except Corrupt as error:
             found.problems.append(error.message)
             break
-        last = index == len(files) - 1
-        if follower.torn or not finished:
-            if not last:
-                found.problems.append(f"{file.path.name} ends in the middle of a line")
-                break
-            found.unfinished = len(follower.torn)
+        if (follower.torn or not finished or follower.head is None) and not last:
+            found.problems.append(f"{file.path.name} ends in the middle of a record")
+            break
         found.files += 1
-        before = follower.head
+        found.unfinished = len(follower.torn)
         if follower.head is not None:
-            found.head = follower.head
+            before = found.head = follower.head
     _missing(found, wanted.values())
     return found
 
