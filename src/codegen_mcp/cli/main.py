@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     import click
 
 COMMANDS = {
+    "mcp": "codegen_mcp.cli.mcp:mcp",
+    "serve": "codegen_mcp.cli.serve:serve",
     "worker": "codegen_mcp.cli.worker:worker",
+    "coordinator": "codegen_mcp.cli.coordinator:coordinator",
     "run": "codegen_mcp.cli.run:run",
     "doctor": "codegen_mcp.cli.doctor:doctor",
     "sessions": "codegen_mcp.cli.sessions:sessions",

@@ -1,0 +1,156 @@
+"""A serving coordinator, and the coordinator as a process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from codegen_mcp.bootstrap.router import Routing, open_routing
+from codegen_mcp.bootstrap.serve import settle_memory
+from codegen_mcp.coordinator.app import CoordinatorConfig, CoordinatorServer
+from codegen_mcp.coordinator.auth.authenticator import open_authenticator
+from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor
+from codegen_mcp.coordinator.auth.reach import check_reach, reach_lines
+from codegen_mcp.coordinator.auth.tls import ServerIdentity, channel_credentials
+from codegen_mcp.coordinator.auth.tokens import TokenFile
+from codegen_mcp.coordinator.auth.worker_auth import AnyWorker, TokenGate, WorkerGate
+from codegen_mcp.coordinator.lifecycle_service import LifecycleService, LifecycleServiceConfig
+from codegen_mcp.coordinator.workers import Workers
+from codegen_mcp.core.clock import SystemClock
+from codegen_mcp.http.app import make_app
+from codegen_mcp.http.server import HttpServer
+from codegen_mcp.server.signals import ShutdownSignals
+from codegen_mcp.settings import Settings
+from codegen_mcp.telemetry.coordinator_metrics import CoordinatorMetrics, FleetNumbers
+from codegen_mcp.telemetry.logs import configure_logging
+from codegen_mcp.telemetry.metrics import CONTENT_TYPE
+from codegen_mcp.version import __version__
+
+THREADS = 8
+"""For work that blocks: reading files of tokens and certificates, and the directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinator:
+    """A serving coordinator."""
+
+    routing: Routing
+    server: CoordinatorServer
+    metrics: CoordinatorMetrics
+    http: HttpServer | None
+    """Metrics and health; None where METRICS_PORT is off."""
+
+
+@asynccontextmanager
+async def open_coordinator(settings: Settings) -> AsyncIterator[Coordinator]:
+    """Open a serving coordinator; leaving the block ends its calls at once.
+
+    Raises:
+        InvalidRequest: It would listen beyond this machine and ask nobody who they are; or a
+            setting names a file that is missing or damaged.
+        WorkerError: The directory cannot be used. OSError: A port is taken.
+    """
+    check_reach(settings.host, asks=settings.auth.asks, insecure_no_auth=settings.insecure_no_auth)
+    identity = None if settings.tls is None else ServerIdentity(settings.tls)
+    client_tls = settings.client_tls
+    async with AsyncExitStack() as stack:
+        authenticator = await stack.enter_async_context(open_authenticator(settings.auth))
+        gate = await _worker_gate(settings)
+        routing = await stack.enter_async_context(open_routing(settings, settings.base_workspace))
+        metrics = CoordinatorMetrics(
+            lambda: fleet_numbers(routing.workers),
+            name=settings.coordinator_name,
+            version=__version__,
+        )
+        lifecycle = await stack.enter_async_context(
+            LifecycleService(
+                routing.workers,
+                routing.router.fencing,
+                gate,
+                LifecycleServiceConfig(
+                    credentials=None if client_tls is None else channel_credentials(client_tls)
+                ),
+            )
+        )
+        server = CoordinatorServer(
+            routing.gateway,
+            CoordinatorConfig(host=settings.host, port=settings.coordinator_port),
+            metrics,
+            lifecycle=lifecycle.add_to,
+            gates=[AuthInterceptor(authenticator)],
+            credentials=None if identity is None else identity.grpc(),
+        )
+        http: HttpServer | None = None
+        if settings.metrics_port:
+            app = make_app(
+                ready=lambda: server.serving, metrics=metrics.render, metrics_type=CONTENT_TYPE
+            )
+            http = await stack.enter_async_context(
+                HttpServer(
+                    app,
+                    host=settings.host,
+                    port=settings.metrics_port,
+                    tls=None if identity is None else identity.http(),
+                )
+            )
+        await stack.enter_async_context(server)
+        yield Coordinator(routing=routing, server=server, metrics=metrics, http=http)
+
+
+def fleet_numbers(workers: Workers) -> FleetNumbers:
+    """Count who is here."""
+    here = workers.all()
+    linked = [worker for worker in here if worker.link is not None]
+    return FleetNumbers(
+        linked=len(linked),
+        unlinked=len(here) - len(linked),
+        draining=sum(worker.draining for worker in linked),
+        places=sum(worker.total for worker in linked),
+        occupied=sum(worker.occupied for worker in linked),
+    )
+
+
+async def _worker_gate(settings: Settings) -> WorkerGate:
+    """Workers show tokens of the same file as callers, of another kind; else anybody may join."""
+    tokens = settings.auth.tokens
+    if tokens is None:
+        return AnyWorker()
+    file = TokenFile(tokens, clock=SystemClock(), quotas=settings.auth.quotas)
+    await file.open()
+    return TokenGate(file)
+
+
+async def serve_coordinator(settings: Settings, announce: Callable[[str], object]) -> int:
+    """Serve until told to stop; returns the exit code.
+
+    The first signal drains: readiness fails, new work is refused, and calls under way have
+    ``drain_grace_s``. The second ends at once. Tasks go on without the coordinator.
+    """
+    configure_logging(settings.log_level)
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="coordinator")
+    asyncio.get_running_loop().set_default_executor(threads)
+    async with ShutdownSignals() as signals, open_coordinator(settings) as coordinator:
+        for line in reach_lines(
+            settings.host, asks=settings.auth.asks, tls=settings.tls is not None
+        ):
+            announce(line)
+        port = coordinator.server.port
+        announce(f"coordinator {settings.coordinator_name} listening on {settings.host}:{port}")
+        announce("let workers join it:")
+        announce(f"  COORDINATOR_ADDR={settings.host}:{port} codegen-mcp worker --port 0")
+        settle_memory()
+        await signals.drain.wait()
+        announce("draining: no new work; a second signal ends at once")
+        await coordinator.server.drain()
+        stopping = asyncio.ensure_future(coordinator.server.stop(settings.drain_grace_s))
+        exiting = asyncio.ensure_future(signals.exit.wait())
+        try:
+            await asyncio.wait([stopping, exiting], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in (stopping, exiting):
+                future.cancel()
+            await asyncio.gather(stopping, exiting, return_exceptions=True)
+    return 0
