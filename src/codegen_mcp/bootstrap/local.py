@@ -18,6 +18,7 @@ from codegen_mcp.coordinator.embedded import EmbeddedConfig, EmbeddedWorker
 from codegen_mcp.server.app import WorkerServer
 from codegen_mcp.server.config import ServerConfig
 from codegen_mcp.settings import Settings
+from codegen_mcp.telemetry.audit_metrics import AuditMetrics
 from codegen_mcp.telemetry.metrics import WorkerMetrics
 from codegen_mcp.version import __version__
 
@@ -27,7 +28,7 @@ class LocalGateway:
     """A gateway with its own worker."""
 
     gateway: Gateway
-    """What callers use; it counts quotas."""
+    """What callers use; it counts quotas and keeps the audit log."""
     routing: Routing
     engine: Engine
     worker: WorkerServer
@@ -70,6 +71,8 @@ async def open_local_gateway(settings: Settings) -> AsyncIterator[LocalGateway]:
             )
         )
         routing = await stack.enter_async_context(open_routing(settings, engine.host.state.root))
+        if routing.audit is not None:
+            metrics.registry.register(AuditMetrics(routing.audit))
         await stack.enter_async_context(
             EmbeddedWorker(
                 routing.workers,

@@ -7,8 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from codegen_mcp.coordinator.auth.audit_gateway import AuditGateway
+from codegen_mcp.coordinator.auth.desk import Desk
 from codegen_mcp.coordinator.auth.quota_gateway import QuotaGateway
 from codegen_mcp.coordinator.auth.quotas import QuotaLedger
+from codegen_mcp.coordinator.auth.trail import Trail
 from codegen_mcp.coordinator.base import Gateway
 from codegen_mcp.coordinator.directory.base import Directory
 from codegen_mcp.coordinator.directory.registry import open_directory
@@ -17,6 +20,7 @@ from codegen_mcp.coordinator.routes import RouterConfig
 from codegen_mcp.coordinator.workers import Workers, WorkersConfig
 from codegen_mcp.core.clock import SystemClock
 from codegen_mcp.settings import Settings
+from codegen_mcp.telemetry.audit import AuditLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +31,11 @@ class Routing:
     workers: Workers
     router: Router
     gateway: Gateway
-    """What callers use: the router behind quotas."""
+    """What callers use: the router behind quotas and the audit log."""
+    desk: Desk
+    """Where an agent's tool call reports, so that it counts and is recorded as one."""
+    audit: AuditLog | None
+    """None where it is off."""
 
 
 @asynccontextmanager
@@ -37,8 +45,12 @@ async def open_routing(settings: Settings, state: Path) -> AsyncIterator[Routing
     Raises:
         InvalidRequest: The address names no directory. Unavailable: Another coordinator has it.
         Corrupt, WrongState, StoreUnavailable: It cannot be used.
+        Corrupt, Conflict, OSError: The audit log cannot be gone on with.
     """
+    kept = settings.audit(state)
     async with AsyncExitStack() as stack:
+        # First in, last out: it records the end of every call that anything below it makes.
+        audit = None if kept is None else await stack.enter_async_context(AuditLog(kept))
         directory = await stack.enter_async_context(
             open_directory(settings.directory_address(state))
         )
@@ -60,5 +72,16 @@ async def open_routing(settings: Settings, state: Path) -> AsyncIterator[Routing
                 name=settings.coordinator_name,
             )
         )
-        gateway = QuotaGateway(router, QuotaLedger(SystemClock()))
-        yield Routing(directory=directory, workers=workers, router=router, gateway=gateway)
+        ledger = QuotaLedger(SystemClock())
+        gateway: Gateway = QuotaGateway(router, ledger)
+        trail = None if audit is None else Trail(audit)
+        if trail is not None:
+            gateway = await stack.enter_async_context(AuditGateway(gateway, trail))
+        yield Routing(
+            directory=directory,
+            workers=workers,
+            router=router,
+            gateway=gateway,
+            desk=Desk(ledger, trail),
+            audit=audit,
+        )

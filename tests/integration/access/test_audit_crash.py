@@ -68,9 +68,13 @@ async def test_a_full_disk_stops_calls_and_not_the_log(tmp_path: Path) -> None:
         async with AuditLog(AuditConfig(directory=directory)) as log:
             await log.record({"kind": "call", "call": "before", "text": "x" * 4000})
             filler = await asyncio.to_thread(fill, small)
-            with pytest.raises(Unavailable):
-                for _ in range(20):  # the file's last block has room for some
+
+            async def until_refused() -> None:
+                while True:  # the file's last block has room for some
                     await log.record({"kind": "call", "call": "refused", "text": "x" * 4000})
+
+            with pytest.raises(Unavailable):
+                await until_refused()
             # Its outcome is written once there is room, before any other call.
             await log.record({"kind": "end", "call": "before", "text": "x" * 4000}, keep=True)
             with pytest.raises(Unavailable):
