@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from codegen_mcp.bootstrap.process import settle_memory
 from codegen_mcp.bootstrap.router import Routing, open_routing
-from codegen_mcp.bootstrap.serve import settle_memory
 from codegen_mcp.coordinator.app import CoordinatorConfig, CoordinatorServer
 from codegen_mcp.coordinator.auth.authenticator import open_authenticator
 from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor

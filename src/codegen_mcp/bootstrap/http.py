@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from codegen_mcp.core.clock import SystemClock
@@ -19,12 +20,15 @@ from codegen_mcp.http.app import make_app
 from codegen_mcp.http.artifact_links import ArtifactLinks
 from codegen_mcp.http.artifacts import artifact_route
 from codegen_mcp.http.link_key import load_key
+from codegen_mcp.http.protocol import MAX_CONNECTIONS
 from codegen_mcp.http.server import HttpServer
 from codegen_mcp.settings import Settings
 from codegen_mcp.telemetry.metrics import CONTENT_TYPE, WorkerMetrics
 
 KEY_FILE = "links.key"
 PORT_FILE = "http.port"
+FACE_CONNECTIONS = 4096
+"""Of HTTP_PORT where agents connect: each has one, and one more while a call runs."""
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 
@@ -45,8 +49,18 @@ async def open_http(
     metrics: WorkerMetrics,
     ready: Callable[[], bool],
     tls: ssl.SSLContext | None = None,
+    face: ASGIApp | None = None,
 ) -> AsyncIterator[Http]:
     """Open METRICS_PORT and HTTP_PORT; while the latter is open, artifacts have links.
+
+    Args:
+        settings: Ports, addresses.
+        state: The state directory: it keeps the links' key and the port.
+        artifacts: What links are for.
+        metrics: Of the worker.
+        ready: Whether new work is taken.
+        tls: Serve HTTPS by it.
+        face: Gets what HTTP_PORT has no other answer for; metrics are then beside it.
 
     Raises:
         OSError: A port is taken. Corrupt, Unavailable: The key of the links.
@@ -69,18 +83,31 @@ async def open_http(
             links = ArtifactLinks(key, base_url, SystemClock())
             app = make_app(
                 ready=ready,
-                metrics=metrics.render if shared else None,
+                metrics=metrics.render if shared or face is not None else None,
                 metrics_type=CONTENT_TYPE,
-                routes=[artifact_route(artifacts, links)],
+                routes=[
+                    artifact_route(artifacts, links),
+                    *([Mount("/", face)] if face is not None else []),
+                ],
             )
+            most = MAX_CONNECTIONS if face is None else FACE_CONNECTIONS
+
+            def server(port: int) -> HttpServer:
+                return HttpServer(
+                    app,
+                    host=settings.host,
+                    port=port,
+                    setting="HTTP_PORT",
+                    tls=tls,
+                    connections=most,
+                )
+
             if settings.http_port == "auto":
                 link_server = await stack.enter_async_context(
-                    remembered_port(app, settings.host, state / PORT_FILE, tls)
+                    remembered_port(server, state / PORT_FILE)
                 )
             else:
-                link_server = await stack.enter_async_context(
-                    HttpServer(app, host=settings.host, port=wanted, setting="HTTP_PORT", tls=tls)
-                )
+                link_server = await stack.enter_async_context(server(wanted))
             artifacts.serve_links(links)
             stack.callback(artifacts.serve_links, None)
         if shared:
@@ -95,7 +122,7 @@ async def open_http(
 
 @asynccontextmanager
 async def remembered_port(
-    app: ASGIApp, host: str, file: Path, tls: ssl.SSLContext | None = None
+    make: Callable[[int], HttpServer], file: Path
 ) -> AsyncIterator[HttpServer]:
     """Serve on the port of the last start if it is free, so that links go on to work."""
 
@@ -108,11 +135,9 @@ async def remembered_port(
 
     async with AsyncExitStack() as stack:
         try:
-            server = await stack.enter_async_context(
-                HttpServer(app, host=host, port=await asyncio.to_thread(last), tls=tls)
-            )
+            server = await stack.enter_async_context(make(await asyncio.to_thread(last)))
         except OSError:
-            server = await stack.enter_async_context(HttpServer(app, host=host, port=0, tls=tls))
+            server = await stack.enter_async_context(make(0))
         text = str(server.port).encode()
         await asyncio.to_thread(lambda: write_file(file, text, durable=False))
         yield server

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from codegen_mcp.bootstrap.engine import Engine
+from codegen_mcp.bootstrap.process import prepare_process, settle_memory, wind_down
 from codegen_mcp.bootstrap.worker import open_worker
 from codegen_mcp.coordinator.auth.reach import reach_lines
-from codegen_mcp.sandbox import mounts
 from codegen_mcp.sandbox.remedies import show_bytes
 from codegen_mcp.sandbox.report import describe
 from codegen_mcp.server.signals import ShutdownSignals
 from codegen_mcp.settings import Settings
-from codegen_mcp.telemetry.logs import configure_logging
-
-THREADS = 32
-"""For work that blocks: asyncio's own six on a small machine are soon all busy with long work."""
 
 
 async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
@@ -29,11 +22,7 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
     The first signal drains: readiness fails, new work is refused, what runs may finish within
     ``drain_grace_s``. The second ends at once.
     """
-    configure_logging(settings.log_level)
-    if settings.private_mounts and os.geteuid() == 0:
-        mounts.enter_private_namespace()
-    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="worker")
-    asyncio.get_running_loop().set_default_executor(threads)
+    prepare_process(settings)
     async with ShutdownSignals() as signals, open_worker(settings) as worker:
         for line in start_up_lines(settings, worker.engine):
             announce(line)
@@ -44,31 +33,24 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
         await signals.drain.wait()
         announce("draining: no new work; a second signal ends at once")
         await worker.server.drain()
-        exiting = asyncio.ensure_future(signals.exit.wait())
-        quiet = asyncio.ensure_future(worker.engine.sessions.drain())
-        try:
-            await asyncio.wait([exiting, quiet], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for future in (exiting, quiet):
-                future.cancel()
-            await asyncio.gather(exiting, quiet, return_exceptions=True)
-        await worker.engine.tasks.stop()  # whoever follows a task is told its end
+        await wind_down(signals, worker.engine)
         await worker.server.stop(0 if signals.exit.is_set() else 1)
     return 0
 
 
-def settle_memory() -> None:
-    """Tell the collector that what is here now stays, and to look less often at what comes.
-
-    Calls make few cycles and many short-lived objects; at the default of 700 a collection would
-    run in every second call.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
-
-
 def start_up_lines(settings: Settings, engine: Engine) -> list[str]:
+    """Say who enforces what, how much, and who may call."""
+    lines = sandbox_lines(settings, engine)
+    lines += reach_lines(settings.host, asks=settings.auth.asks, tls=settings.tls is not None)
+    if settings.auth.asks:
+        lines.append(
+            "access: whoever is let in may use every session of this worker; a coordinator before "
+            "it keeps principals apart"
+        )
+    return lines
+
+
+def sandbox_lines(settings: Settings, engine: Engine) -> list[str]:
     """Say who enforces what, how much, and what nobody does."""
     choice, volumes, detection = engine.choice, engine.host.volumes, engine.host.detection
     groups = f"cgroup-v{detection.driver.version}" if detection.driver else "no cgroup"
@@ -88,12 +70,6 @@ def start_up_lines(settings: Settings, engine: Engine) -> list[str]:
         lines.append(f"sandbox: WARNING no cgroup for {lacking}; to get it: {detection.fix}")
     if volumes.warning:
         lines.append(f"sandbox: WARNING {volumes.warning}")
-    lines += reach_lines(settings.host, asks=settings.auth.asks, tls=settings.tls is not None)
-    if settings.auth.asks:
-        lines.append(
-            "access: whoever is let in may use every session of this worker; a coordinator before "
-            "it keeps principals apart"
-        )
     return lines
 
 

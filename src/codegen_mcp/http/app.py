@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 
 def make_app(
@@ -15,7 +15,7 @@ def make_app(
     ready: Callable[[], bool],
     metrics: Callable[[], bytes] | None = None,
     metrics_type: str = "text/plain",
-    routes: Sequence[Route] = (),
+    routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """Make the application.
 
