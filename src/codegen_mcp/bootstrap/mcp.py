@@ -78,6 +78,7 @@ async def open_served(settings: Settings, face: Face | None = None) -> AsyncIter
                 auth=settings.auth,
                 host=settings.host,
                 public_url=settings.public_url,
+                desk=local.routing.desk,
             )
         )
         http = await stack.enter_async_context(

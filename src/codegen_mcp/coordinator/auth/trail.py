@@ -7,6 +7,7 @@ itself (an agent's tool call makes several of the gateway), whose own record nam
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -62,6 +63,12 @@ class Outcome:
         for name, value in facts.items():
             if value:
                 self.facts[name] = value[:MAX_NAME] if isinstance(value, str) else value
+
+    def took_result(self, answer: Mapping[str, Any]) -> None:
+        """Note what an agent's tool answered: where it ran, and how that ended."""
+        self.bytes = len(json.dumps(answer, separators=(",", ":"), default=str))
+        self.note(session=answer.get("session_id"), task=answer.get("task_id"))
+        self.note(ended_by=answer.get("ended_by"), exit_code=answer.get("exit_code"))
 
 
 class Trail:

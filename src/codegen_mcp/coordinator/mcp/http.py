@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codegen_mcp.coordinator.auth.base import Authenticator, Peer
 from codegen_mcp.coordinator.auth.config import AuthConfig
+from codegen_mcp.coordinator.auth.desk import Desk
 from codegen_mcp.coordinator.auth.mcp_auth import (
     PrincipalVerifier,
     UnavailableGate,
@@ -42,6 +43,7 @@ async def open_mcp_app(
     auth: AuthConfig,
     host: str,
     public_url: str = "",
+    desk: Desk | None = None,
 ) -> AsyncIterator[ASGIApp]:
     """Open the application; it also answers the addresses that tell clients where to get tokens.
 
@@ -53,13 +55,14 @@ async def open_mcp_app(
         auth: What it was opened with.
         host: Address that is bound.
         public_url: Where clients reach it, if that is another.
+        desk: Where calls report.
     """
     everybody = None if authenticator.asks else await authenticator.authenticate(None, Peer())
 
     def principal_of(ctx: Context) -> Principal:
         return everybody or mcp_principal(asks=True)
 
-    server = McpServer(gateway, face, config, principal_of=principal_of)
+    server = McpServer(gateway, face, config, principal_of=principal_of, desk=desk)
     app = server.protocol.streamable_http_app(
         streamable_http_path=PATH,
         max_request_body_size=MAX_REQUEST_BYTES,

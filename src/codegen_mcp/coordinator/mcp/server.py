@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,9 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from structlog.contextvars import bound_contextvars
 
+from codegen_mcp.coordinator.auth.desk import Desk
+from codegen_mcp.coordinator.auth.quotas import QuotaLedger
+from codegen_mcp.coordinator.auth.trail import Outcome
 from codegen_mcp.coordinator.base import Gateway
 from codegen_mcp.coordinator.mcp.call import Call
 from codegen_mcp.coordinator.mcp.catalogue import Catalogue, FaceTool, make_catalogue
@@ -38,6 +42,7 @@ from codegen_mcp.coordinator.mcp.resources import Resources
 from codegen_mcp.coordinator.mcp.sessions import DefaultSession, SessionChoice
 from codegen_mcp.coordinator.mcp.words import shown_name
 from codegen_mcp.coordinator.principal import Principal
+from codegen_mcp.core.clock import SystemClock
 from codegen_mcp.core.errors import WorkerError
 from codegen_mcp.server.status import failure_of
 
@@ -92,6 +97,7 @@ class McpServer:
         *,
         principal_of: Callable[[Context], Principal],
         default: DefaultSession | None = None,
+        desk: Desk | None = None,
     ) -> None:
         """Wire it.
 
@@ -102,7 +108,9 @@ class McpServer:
             principal_of: Who makes a request.
             default: The session of the only connection there will be; None where each connection
                 has its own, or there are none.
+            desk: Where calls report; None records none, and lets the gateway count its own.
         """
+        self._desk = desk or Desk(QuotaLedger(SystemClock()), None)
         self._gateway = gateway
         self._catalogue = catalogue = face.catalogue
         self._resources = face.resources
@@ -143,7 +151,13 @@ class McpServer:
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:80]!r}; there are {names}")
         with bound_contextvars(mcp_tool=tool.spec.name):
             try:
-                return await isolated(self._answer(ctx, tool, params.arguments), _gone(ctx))
+                given = params.arguments or {}
+                async with self._desk.call(
+                    self._principal_of(ctx), tool.spec.name, given, looks=tool.spec.read_only
+                ) as outcome:
+                    result = await isolated(self._answer(ctx, tool, given), _gone(ctx))
+                    outcome.took_result(result.structured_content or {})
+                return result
             except Exception as error:
                 return failed(error, self._config)
 
@@ -163,7 +177,9 @@ class McpServer:
     ) -> ListResourcesResult:
         cursor = (params.cursor if params is not None else None) or ""
         with _as_protocol_errors():
-            return await isolated(self._resources.list_page(self._call(ctx), cursor), _gone(ctx))
+            async with self._looking(ctx, "resources/list", cursor=cursor):
+                call = self._call(ctx)
+                return await isolated(self._resources.list_page(call, cursor), _gone(ctx))
 
     async def _list_templates(
         self, ctx: Context, params: PaginatedRequestParams | None
@@ -174,7 +190,13 @@ class McpServer:
         self, ctx: Context, params: ReadResourceRequestParams
     ) -> ReadResourceResult:
         with _as_protocol_errors():
-            return await isolated(self._resources.read(self._call(ctx), params.uri), _gone(ctx))
+            async with self._looking(ctx, "resources/read", uri=params.uri):
+                return await isolated(self._resources.read(self._call(ctx), params.uri), _gone(ctx))
+
+    def _looking(
+        self, ctx: Context, method: str, **arguments: str
+    ) -> AbstractAsyncContextManager[Outcome]:
+        return self._desk.call(self._principal_of(ctx), method, arguments, looks=True)
 
     def _call(self, ctx: Context, progress: Progress | None = None) -> Call:
         principal = self._principal_of(ctx)
