@@ -134,7 +134,7 @@ class Trail:
         known: dict[str, Any] = {
             "call": call_id,
             "who": principal.name[:MAX_NAME],
-            "face": call.face,
+            "face": "mcp" if within else call.face,
             "name": call.name,
             **{
                 name: value[:MAX_NAME] if isinstance(value, str) else value
