@@ -26,6 +26,7 @@ from codegen_mcp._proto.codegen.v1 import (
     workspace_files_pb2,
     workspace_files_pb2_grpc,
 )
+from codegen_mcp.core.errors import NotFound
 from codegen_mcp.engine.artifacts.base import Artifacts
 from codegen_mcp.engine.base import Sessions, Tasks
 from codegen_mcp.engine.checkpoints.base import Checkpoints
@@ -111,6 +112,7 @@ class WorkerServer:
         self._artifacts = artifacts
         self._checkpoints = checkpoints
         self._server: aio.Server | None = None
+        self._gate: CallerGate | None = None
         self._capacity: Callable[[], worker_lifecycle_pb2.SessionCapacity] | None = None
         self.local: LocalServices | None = None
         """What it serves, for calls that come another way; None before start."""
@@ -137,9 +139,26 @@ class WorkerServer:
         assert self._capacity is not None
         return self._capacity()
 
+    def session_metadata(self, session_id: str) -> dict[str, str]:
+        """Return a session's metadata; empty when there is no such session."""
+        try:
+            return dict(self._sessions.metadata(session_id))
+        except NotFound:
+            return {}
+
+    def serve_coordinator_alone(self) -> None:
+        """Take no callers from now on but those who bear the dial token."""
+        if self._gate is not None and self._config.dial_token:
+            self._gate.required = True
+
     async def __aenter__(self) -> WorkerServer:
         revival = Revival(self._checkpoints)
-        gate = CallerGate(self._sessions.ownership, self._config.dial_token)
+        gate = CallerGate(
+            self._sessions.ownership,
+            self._config.dial_token,
+            required=self._config.dial_token_required,
+        )
+        self._gate = gate
         edge = EdgeInterceptor(self._admission, self._hooks, gate, revival)
         server = aio.server(interceptors=[edge, *self._gates], options=OPTIONS)
         sessions = SessionService(

@@ -28,9 +28,16 @@ Metadata = Iterable[tuple[str, str | bytes]]
 class CallerGate:
     """Checks each call before its handler sees it."""
 
-    def __init__(self, ownership: Ownership, token: str = "") -> None:
-        """``token``: what callers must bear; empty takes everybody who reaches the server."""
+    def __init__(self, ownership: Ownership, token: str = "", *, required: bool = True) -> None:
+        """Make it.
+
+        Args:
+            ownership: Knows the epochs of the sessions.
+            token: What callers must bear; empty takes everybody who reaches the server.
+            required: Whether they must already.
+        """
         self._ownership = ownership
+        self.required = required
         self._expected = f"Bearer {token}".encode() if token else b""
 
     def check(self, method: str, request: object, metadata: Metadata) -> None:
@@ -41,7 +48,7 @@ class CallerGate:
             Conflict: Its session is held under another epoch than it says (STALE_EPOCH).
             InvalidRequest: The epoch is no number.
         """
-        if self._expected:
+        if self._expected and self.required:
             self._authenticate(metadata)
         epoch = epoch_of(metadata)
         CALL_EPOCH.set(epoch)

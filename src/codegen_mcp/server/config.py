@@ -23,6 +23,8 @@ class ServerConfig:
     dial_token: str = field(default="", repr=False)
     """What callers must bear (``authorization: Bearer``); empty takes everybody who reaches it.
     Health and reflection are for all."""
+    dial_token_required: bool = True
+    """False: only from ``WorkerServer.serve_coordinator_alone`` on."""
     max_in_flight: int = 4096
     """Calls at once; more are answered RESOURCE_EXHAUSTED."""
 

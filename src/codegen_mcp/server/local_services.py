@@ -51,9 +51,18 @@ class Refused(Exception):
 class LocalContext:
     """What handlers use of ``aio.ServicerContext``."""
 
-    def __init__(self, metadata: tuple[tuple[str, str], ...], write: Write) -> None:
-        """``write`` takes the messages of an answer but the last, serialized."""
+    def __init__(
+        self, metadata: tuple[tuple[str, str], ...], write: Write, admitted: Callable[[], None]
+    ) -> None:
+        """Make it.
+
+        Args:
+            metadata: Of the call.
+            write: Takes the messages of an answer but the last, serialized.
+            admitted: Called when the handler says that it has taken the call.
+        """
         self._metadata = metadata
+        self._admitted = admitted
         self.write = write
         self.status: status_pb2.Status | None = None
 
@@ -65,7 +74,8 @@ class LocalContext:
         """Nobody reads it."""
 
     async def send_initial_metadata(self, initial_metadata: object) -> None:
-        """Nobody reads it."""
+        """The call was taken."""
+        self._admitted()
 
     async def abort(
         self,
@@ -127,8 +137,17 @@ class LocalServices:
         write: Write,
         epoch: int = 0,
         request_id: str = "",
+        admitted: Callable[[], None] = lambda: None,
     ) -> Message:
         """Do a call; the (last) message of its answer.
+
+        Args:
+            method: Of ``find``.
+            request: A message, or an iterator of them.
+            write: Takes the messages before the last, serialized.
+            epoch: Under which its session is taken to be held; 0 is any.
+            request_id: For the log; empty makes one.
+            admitted: Called when a task with a sequence was taken.
 
         Raises:
             Refused: It was answered with a status.
@@ -138,7 +157,7 @@ class LocalServices:
             *(((EPOCH, str(epoch)),) if epoch else ()),
             *(((REQUEST_ID, request_id),) if request_id else ()),
         )
-        context = LocalContext(metadata, write)
+        context = LocalContext(metadata, write, admitted)
         try:
             answer: Message = await method.behaviour(request, context)
         except aio.AbortError:

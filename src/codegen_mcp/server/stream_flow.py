@@ -23,6 +23,7 @@ class Outbox(Generic[M]):
         self._bytes = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
         self.closed = False
 
     async def put(self, message: M) -> bool:
@@ -53,11 +54,13 @@ class Outbox(Generic[M]):
         size = message.ByteSize()
         self._messages.append((message, size))
         self._bytes += size
+        self._emptied.clear()
         self._filled.set()
 
     async def get(self) -> M | None:
-        """Take the next; None when it is closed."""
+        """Take the next, when the one before it was sent; None when it is closed."""
         while not self._messages and not self.closed:
+            self._emptied.set()
             self._filled.clear()
             await self._filled.wait()
         if self.closed:
@@ -67,15 +70,23 @@ class Outbox(Generic[M]):
         self._wake_next()
         return message
 
-    def close(self) -> None:
-        """Nothing more is sent: everybody who waits is let go. Idempotent."""
+    async def flush(self) -> None:
+        """Return when everything was sent, or nothing is any more."""
+        while not self.closed and not self._emptied.is_set():
+            await self._emptied.wait()
+
+    def close(self) -> list[M]:
+        """Nothing more is sent: everybody who waits is let go; what was not sent. Idempotent."""
         self.closed = True
+        unsent = [message for message, _ in self._messages]
         self._messages.clear()
         self._filled.set()
+        self._emptied.set()
         for turn in self._waiting:
             if not turn.done():
                 turn.set_result(None)
         self._waiting.clear()
+        return unsent
 
     def _wake_next(self) -> None:
         while self._waiting and self._bytes < self._limit:

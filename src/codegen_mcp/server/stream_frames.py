@@ -13,7 +13,7 @@ from codegen_mcp._proto.codegen.v1 import session_management_pb2 as sessions_pb
 from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as tasks_pb
 from codegen_mcp._proto.codegen.v1 import worker_lifecycle_pb2 as pb
 from codegen_mcp.server.convert import MAX_MESSAGE_BYTES
-from codegen_mcp.server.status import details_json, failure_from
+from codegen_mcp.server.status import details_json, failure_from, failure_of, trailers
 
 ROOM_BYTES = 4096
 """For what is around a result in its frame."""
@@ -42,6 +42,13 @@ def add_metadata(twin: pb.TaskStreamResponse, metadata: dict[str, str]) -> None:
     told = pb.TaskStreamResult(session_metadata=metadata)
     if twin.ByteSize() + told.ByteSize() <= MAX_MESSAGE_BYTES - ROOM_BYTES:
         twin.result.MergeFrom(told)
+
+
+def status_of(error: Exception) -> status_pb2.Status:
+    """Return what a caller is told of an error before any handler."""
+    rich = dict(trailers(failure_of(error), ""))["grpc-status-details-bin"]
+    assert isinstance(rich, bytes)
+    return status_pb2.Status.FromString(rich)
 
 
 def refusal(assignment: pb.TaskAssignment, status: status_pb2.Status) -> pb.TaskStreamResponse:
