@@ -22,6 +22,9 @@ from codegen_mcp.telemetry.audit_metrics import AuditMetrics
 from codegen_mcp.telemetry.metrics import WorkerMetrics
 from codegen_mcp.version import __version__
 
+STORE = "embedded"
+"""The one store of checkpoints that there is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalGateway:
@@ -84,6 +87,7 @@ async def open_local_gateway(settings: Settings) -> AsyncIterator[LocalGateway]:
                     worker_id=settings.worker_id,
                     address=config.address,
                     dial_token=token,
+                    store_id=STORE,
                     tools=frozenset(spec.name for spec in engine.tasks.specs),
                     metadata=facts,
                 ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -22,9 +22,6 @@ from codegen_mcp.engine.base import Ownership
 
 log = structlog.get_logger()
 
-STORE = "embedded"
-"""Names the one store of checkpoints that there is."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedConfig:
@@ -33,7 +30,9 @@ class EmbeddedConfig:
     worker_id: str
     address: str
     """Of its gRPC server: ``unix:/path``."""
-    dial_token: str
+    dial_token: str = field(repr=False)
+    store_id: str
+    """Names the store of its checkpoints."""
     tools: frozenset[str]
     metadata: Mapping[str, str]
 
@@ -94,7 +93,7 @@ class EmbeddedWorker:
                 start_id=self._start_id,
                 max_sessions=capacity.total_sessions,
                 tools=self._config.tools,
-                store_id=STORE,
+                store_id=self._config.store_id,
                 version=capacity.version,
                 grpc_address=self._config.address,
                 dial_token=self._config.dial_token,

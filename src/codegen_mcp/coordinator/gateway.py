@@ -17,6 +17,7 @@ from codegen_mcp.coordinator.artifact_calls import ArtifactFace
 from codegen_mcp.coordinator.calls import SessionCalls
 from codegen_mcp.coordinator.checkpoint_calls import CheckpointFace
 from codegen_mcp.coordinator.directory.base import Directory
+from codegen_mcp.coordinator.draining import Drainer
 from codegen_mcp.coordinator.evicting import Evictor
 from codegen_mcp.coordinator.failover import Failover
 from codegen_mcp.coordinator.fencing import Fencing
@@ -86,7 +87,7 @@ class Router:
         self._calls = calls
         self._tools = tools
         self._handlers = self._table()
-        self._tidy: asyncio.Task[None] | None = None
+        self._drainer = Drainer(self._routes, self._mover, self._tasks)
         workers.on_lost(failover.lost)
 
     def _table(self) -> Mapping[str, Handler]:
@@ -130,7 +131,8 @@ class Router:
 
     async def __aenter__(self) -> Self:
         await self._evictor.load()
-        self._tidy = self._tasks.spawn(self._tidy_up(), "router-tidy")
+        self._tasks.spawn(self._tidy_up(), "router-tidy")
+        self._tasks.spawn(self._drainer.watch(), "router-drain")
         return self
 
     async def __aexit__(

@@ -29,22 +29,25 @@ class Mover:
         self._placement = placement
         self._tasks = tasks
 
-    async def move(self, held: Held) -> None:
-        """Return when it may be taken over.
+    async def move(self, held: Held, *, restore: bool = False) -> None:
+        """Return when it may be taken over; ``restore``: and begin that at once.
 
         Raises:
             Draining: It has tasks under way, or nobody else can restore it.
             WorkerError: It could not be saved; it stays where it is.
         """
-        await self._tasks.spawn(self._move(held), "session-move")
+        moved = await self._tasks.spawn(self._move(held), "session-move")
+        row = await self._routes.directory.get(held.row.session_id) if moved and restore else None
+        if row is not None and row.owner is None:
+            self._tasks.spawn(self._failover.revive(row), "session-restore")
 
-    async def _move(self, held: Held) -> None:
+    async def _move(self, held: Held) -> bool:
         row, session_id = held.row, held.row.session_id
         async with self._failover.lock(session_id):
             now = await self._routes.directory.get(session_id)
             if now is None or now.epoch != row.epoch or now.owner != held.owner:
                 self._routes.forget(session_id)
-                return  # it has moved already
+                return False  # it has moved already
             elsewhere = Wanted(store_id=row.store_id, avoid=frozenset({held.owner}))
             if not self._placement.candidates(elsewhere):
                 raise draining("no other worker can restore it")
@@ -59,6 +62,7 @@ class Mover:
             await self._save_and_release(held)
             self._tasks.spawn(self._end(held), "session-end")
         log.info("session.moving", session_id=session_id, worker=held.owner.worker_id)
+        return True
 
     async def put_aside(self, held: Held) -> bool:
         """Save an idle session and free its place; its next use restores it. False: it is busy.
