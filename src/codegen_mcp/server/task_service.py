@@ -43,9 +43,6 @@ class TaskService(task_execution_pb2_grpc.TaskExecutionServicer):
         """Run one tool; a caller that leaves detaches, and the engine knows what that means."""
         task_id = await self._tasks.submit(convert.submission(request))
         if request.sequence:
-            # Whoever sends a session's tasks in order sends the next one now (by the headers).
-            await context.send_initial_metadata(())
-        if request.sequence:
             # Whoever keeps tasks in order may send the next one now.
             await context.send_initial_metadata(())
         return await self._stream(task_id, request.session_id, context, asked=request.typed_request)
