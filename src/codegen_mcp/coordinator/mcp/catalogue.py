@@ -42,6 +42,11 @@ READ_IMAGES = (
     "with offset=next_offset), an image as an image to look at. Other files are described and "
     "linked; look at them with code."
 )
+WRITE_FILES = (
+    "Create or replace a file of the session's workspace, at once from old to new. Give text in "
+    "contents, or bytes in data (base64)."
+)
+MAKES_DIRS = "Make missing parent directories."
 GET_ARTIFACT = (
     "Get an artifact by its id: text as text, an image as an image to look at, anything else or "
     "larger as a link. Files that code writes into the directory 'artifacts' of the workspace "
@@ -158,21 +163,35 @@ def _parsed(text: str, kind: str) -> Any:
 
 
 def in_session(
-    spec: ToolSpec, result: type[ToolModel], description: str = "", *, named: bool = True
+    spec: ToolSpec,
+    result: type[ToolModel],
+    description: str = "",
+    *,
+    named: bool = True,
+    fields: Mapping[str, Any] | None = None,
 ) -> ToolSpec:
-    """Make the spec of a worker's tool one of this face."""
-    fields: dict[str, Any] = {
+    """Make the spec of a worker's tool one of this face.
+
+    Args:
+        spec: The worker's.
+        result: What this face answers.
+        description: Instead of the worker's.
+        named: Whether it takes a session_id.
+        fields: Arguments that differ: name to (type, field).
+    """
+    taken: dict[str, Any] = {
         name: (field.annotation, field)
         for name, field in spec.arguments.model_fields.items()
         if name not in HIDDEN
     }
+    taken |= fields or {}
     if named:
-        fields["session_id"] = (str, Field("", description=SESSION))
+        taken["session_id"] = (str, Field("", description=SESSION))
     if spec.runs_code:
-        fields["background"] = (bool, Field(False, description=BACKGROUND))
+        taken["background"] = (bool, Field(False, description=BACKGROUND))
     return dataclasses.replace(
         spec,
-        arguments=create_model(spec.arguments.__name__, __base__=ToolModel, **fields),
+        arguments=create_model(spec.arguments.__name__, __base__=ToolModel, **taken),
         result=result,
         description=description or spec.description,
     )
@@ -194,7 +213,15 @@ def make_catalogue() -> Catalogue:
             of_worker("run.shell", run, answers.RunAnswer),
             of_worker("pkg.install", run, answers.InstallAnswer),
             of_worker("fs.read", file_tools.fs_read, answers.FileAnswer, READ_IMAGES),
-            of_worker("fs.write", plain, answers.WriteAnswer),
+            FaceTool(
+                in_session(
+                    worker["fs.write"],
+                    answers.WriteAnswer,
+                    WRITE_FILES,
+                    fields={file_tools.CREATE_DIRS: (bool, Field(True, description=MAKES_DIRS))},
+                ),
+                partial(plain, tool="fs.write"),
+            ),
             of_worker("fs.list", file_tools.fs_list, answers.ListAnswer),
             of_worker("fs.stat", plain, answers.StatAnswer),
             of_worker("fs.move", plain, answers.MoveAnswer),

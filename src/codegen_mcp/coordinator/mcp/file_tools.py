@@ -33,6 +33,8 @@ from codegen_mcp.coordinator.mcp.words import paragraphs, shown_name, size
 from codegen_mcp.tools.base import ToolModel
 
 MAX_ENTRIES = 1000
+CREATE_DIRS = "create_dirs"
+"""Of fs_write; true here unless said otherwise: it is what is meant, and saves a model a call."""
 
 
 def workspace_uri(session_id: str, path: str) -> str:
@@ -41,18 +43,13 @@ def workspace_uri(session_id: str, path: str) -> str:
 
 
 async def do(
-    call: Call, tool: str, arguments: ToolModel | Mapping[str, Any], chosen: Chosen
+    call: Call, tool: str, given: Mapping[str, Any], chosen: Chosen
 ) -> tuple[Followed, Chosen]:
     """Run a tool in a session.
 
     Raises:
         WorkerError: The tool could not do its work.
     """
-    given = (
-        arguments.model_dump(exclude_defaults=True, exclude={"session_id"})
-        if isinstance(arguments, ToolModel)
-        else arguments
-    )
     got = await run(call, chosen.session_id, tool, given)
     got.check()
     return got, await with_restore(call, chosen, got)
@@ -60,9 +57,12 @@ async def do(
 
 async def plain(call: Call, arguments: ToolModel, *, tool: str) -> Reply:
     """Run a tool whose answer is short: echo, fs_write, fs_stat, fs_delete, fs_move."""
+    given = arguments.model_dump(exclude_defaults=True, exclude={"session_id"})
+    if tool == "fs.write":
+        given.setdefault(CREATE_DIRS, True)
 
     async def work(chosen: Chosen) -> Reply:
-        got, used = await do(call, tool, arguments, chosen)
+        got, used = await do(call, tool, given, chosen)
         answer, text = _PLAIN[tool](got.answer, session_fields(used))
         return Reply(
             value=answer,

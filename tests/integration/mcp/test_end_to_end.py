@@ -1,0 +1,145 @@
+"""A whole day of an agent, with the official client: every transport, old and new revision."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from .conftest import KINDS, NEW, Connect, facts, text
+
+
+@pytest.mark.parametrize(("transport", "mode"), KINDS)
+async def test_an_agent_works_with_files_packages_artifacts_and_checkpoints(
+    connect: Connect, transport: str, mode: str
+) -> None:
+    async with connect(transport, mode) as agent:
+        wrote = facts(await agent.call("fs_write", path="in/data.txt", contents="3\n4\n"))
+        assert wrote["bytes_written"] == 4
+        assert wrote["session_id"] == agent.session_id
+
+        ran = await agent.run("print(sum(int(n) for n in open('in/data.txt')))")
+        assert (ran["stdout"], ran["exit_code"], ran["ended_by"]) == ("7\n", 0, "exit")
+
+        installed = facts(await agent.call("pkg_install", packages=["seven"]))
+        assert installed["installed"] == [{"name": "seven", "version": "1.0"}]
+        assert (await agent.run("import seven; print(seven.VERSION)"))["stdout"] == "1.0\n"
+
+        listed = facts(await agent.call("fs_list", recursive=True))
+        assert [one["path"] for one in listed["files"]] == ["in", "in/data.txt"]
+
+        made = await agent.call(
+            "run_python",
+            code="import os; os.mkdir('artifacts'); open('artifacts/out.txt', 'w').write('seven')",
+        )
+        (artifact,) = facts(made)["artifacts"]
+        (link,) = [block for block in made.content if block.type == "resource_link"]
+        assert link.uri == artifact["uri"]
+        got = facts(await agent.call("artifact_get", artifact_id=artifact["artifact_id"]))
+        assert got["contents"] == "seven"
+        read = await agent.client.read_resource(artifact["uri"])
+        assert read.contents[0].text == "seven"  # type: ignore[union-attr]
+
+        saved = facts(await agent.call("session_checkpoint", name="before"))
+        await agent.run("open('in/data.txt', 'w').write('gone'); open('new', 'w')")
+        (copy,) = facts(await agent.call("session_fork"))["session_ids"]
+        back = facts(await agent.call("session_restore", checkpoint_id=saved["checkpoint_id"]))
+        assert back["session_id"] == agent.session_id
+        assert "after the checkpoint" in back["lost"]
+        assert facts(await agent.call("fs_read", path="in/data.txt"))["contents"] == "3\n4\n"
+        assert (await agent.run("import seven; print(seven.VERSION)"))["stdout"] == "1.0\n"
+        other = facts(await agent.call("fs_read", path="in/data.txt", session_id=copy))
+        assert other["contents"] == "gone"
+
+        ids = {one["session_id"] for one in facts(await agent.call("session_list"))["sessions"]}
+        assert {copy, agent.session_id} <= ids
+        for session_id in (copy, agent.session_id):
+            gone = facts(await agent.call("session_destroy", session_id=session_id))
+            assert gone["destroyed"]
+
+
+@pytest.mark.parametrize(("transport", "mode"), KINDS)
+async def test_progress_comes_while_the_code_runs_and_a_cancel_ends_it_within_a_second(
+    connect: Connect, transport: str, mode: str
+) -> None:
+    async with connect(transport, mode) as agent:
+        await agent.run("print('session')")
+        seen: list[tuple[float, str]] = []
+        printed = asyncio.Event()
+
+        async def progress(done: float, total: float | None, message: str | None) -> None:
+            seen.append((done, message or ""))
+            if "one" in (message or ""):
+                printed.set()
+
+        code = (
+            "import time, pathlib\nprint('one', flush=True)\n"
+            "while True:\n pathlib.Path('beat').write_text(str(time.time())); time.sleep(0.01)"
+        )
+        async with asyncio.timeout(30):
+            call = asyncio.create_task(agent.call("run_python", progress, code=code))
+            await printed.wait()
+            assert not call.done()
+            call.cancel()
+            await asyncio.wait([call])
+        assert call.cancelled()
+        # Code runs one at a time in a session: the next run is proof that the first has ended, and
+        # the last beat says when it did.
+        when = "import time, pathlib; print(time.time() - float(pathlib.Path('beat').read_text()))"
+        async with asyncio.timeout(20):
+            ran = await agent.run(when)
+        first = await agent.call("session_status")
+        assert facts(first)["active_tasks"] == 0
+        cancelled = await _status_of_first_cancelled(agent)
+        assert cancelled["ended_by"] == "cancelled"
+        assert float(ran["stdout"]) >= 0
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+async def _status_of_first_cancelled(agent: Any) -> dict[str, Any]:
+    status = facts(await agent.call("session_status"))
+    for task_id in status["recent_tasks"]:
+        found = facts(await agent.call("task_status", task_id=task_id))
+        if found["status"] == "cancelled":
+            return found
+    raise AssertionError(status)
+
+
+@pytest.mark.parametrize(("transport", "mode"), KINDS)
+async def test_work_in_the_background_is_followed_read_and_ended_by_its_handle(
+    connect: Connect, transport: str, mode: str
+) -> None:
+    code = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.01)"
+    async with connect(transport, mode) as agent:
+        started = await agent.run(code, background=True)
+        assert started["state"] == "running"
+        task_id = started["task_id"]
+        async with asyncio.timeout(30):
+            while not (
+                so_far := facts(await agent.call("task_result", task_id=task_id, wait_seconds=0))
+            )["stdout"]:
+                pass
+        assert (so_far["state"], so_far["stdout"]) == ("running", "begun\n")
+        part = facts(await agent.call("output_read", task_id=task_id, offset=2, length=3))
+        assert (part["contents"], part["end"]) == ("gun", False)
+        stopped = facts(await agent.call("task_cancel", task_id=task_id))
+        assert (stopped["cancelled"], stopped["state"]) == (True, "running")
+        result = await agent.call("task_result", task_id=task_id)
+        assert facts(result)["ended_by"] == "cancelled"
+        assert "ended by cancelled" in text(result)
+        again = facts(await agent.call("task_cancel", task_id=task_id))
+        assert (again["cancelled"], again["state"]) == (False, "finished")
+
+
+async def test_fifty_clients_at_once_see_only_their_own_files(connect: Connect) -> None:
+    async def work(number: int) -> list[str]:
+        async with connect("http", NEW if number % 2 else "legacy") as agent:
+            await agent.call("fs_write", path=f"mine-{number}", contents=str(number))
+            ran = await agent.run("import os; print(*os.listdir())")
+            return [*ran["stdout"].split(), agent.session_id]
+
+    async with asyncio.timeout(100):
+        seen = await asyncio.gather(*(work(number) for number in range(50)))
+    assert [names[:-1] for names in seen] == [[f"mine-{number}"] for number in range(50)]
+    assert len({names[-1] for names in seen}) == 50
