@@ -19,10 +19,11 @@ from codegen_mcp.core.limits import GIB, KIB, MIB, ResourceLimits
 from codegen_mcp.core.masking import masked
 from codegen_mcp.settings_access import AccessSettings
 from codegen_mcp.settings_coordinator import CoordinatorSettings
+from codegen_mcp.settings_lifecycle import LifecycleSettings
 from codegen_mcp.settings_mcp import McpSettings
 
 
-class Settings(AccessSettings, CoordinatorSettings, McpSettings):
+class Settings(AccessSettings, CoordinatorSettings, LifecycleSettings, McpSettings):
     """All settings; each field's environment variable is its name in capitals."""
 
     model_config = SettingsConfigDict(

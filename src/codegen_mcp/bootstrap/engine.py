@@ -29,6 +29,7 @@ from codegen_mcp.engine.workspace import SessionWorkspace
 from codegen_mcp.sandbox.base import Enforcement, Probe
 from codegen_mcp.sandbox.registry import Choice, choose, parse_level
 from codegen_mcp.settings import Settings
+from codegen_mcp.stores.base import ObjectStore
 from codegen_mcp.stores.registry import open_store
 from codegen_mcp.tools.registry import tools_by_name
 
@@ -43,6 +44,8 @@ class Engine:
     tasks: TaskExecutor
     artifacts: ArtifactKeeper
     checkpoints: Checkpointer
+    store: ObjectStore
+    """Of checkpoints and artifacts."""
 
 
 @asynccontextmanager
@@ -136,6 +139,7 @@ async def open_engine(
                 tasks=tasks,
                 artifacts=artifacts,
                 checkpoints=checkpoints,
+                store=store,
             )
 
 

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable
 
 from codegen_mcp.bootstrap.engine import Engine
+from codegen_mcp.bootstrap.lifecycle import joining
 from codegen_mcp.bootstrap.process import prepare_process, settle_memory, wind_down
 from codegen_mcp.bootstrap.worker import open_worker
 from codegen_mcp.coordinator.auth.reach import reach_lines
+from codegen_mcp.engine.uninterrupted import first_of
 from codegen_mcp.sandbox.remedies import show_bytes
 from codegen_mcp.sandbox.report import describe
 from codegen_mcp.server.signals import ShutdownSignals
@@ -27,13 +29,23 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
         for line in start_up_lines(settings, worker.engine):
             announce(line)
         announce(f"worker {settings.worker_id} listening on {settings.host}:{worker.server.port}")
-        for line in what_next(settings, worker.server.port):
+        agent = worker.agent
+        for line in what_next(settings, worker.server.port) if agent is None else ():
             announce(line)
         settle_memory()
-        await signals.drain.wait()
+        if agent is None:
+            await signals.drain.wait()
+        else:
+            await first_of(signals.drain.wait(), agent.drain_asked.wait())
         announce("draining: no new work; a second signal ends at once")
         await worker.server.drain()
+        if agent is not None:
+            agent.tell_now()
         await wind_down(signals, worker.engine)
+        if agent is not None:
+            if not signals.exit.is_set():
+                await agent.emptied()
+            await agent.leave("drained")
         await worker.server.stop(0 if signals.exit.is_set() else 1)
     return 0
 
@@ -41,6 +53,13 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
 def start_up_lines(settings: Settings, engine: Engine) -> list[str]:
     """Say who enforces what, how much, and who may call."""
     lines = sandbox_lines(settings, engine)
+    if settings.coordinator_addr:
+        when = "" if joining(settings).required else "once this worker has joined it, "
+        lines.append(
+            f"access: {when}only the coordinator at {settings.coordinator_addr} may call, with a "
+            "token of this start"
+        )
+        return lines
     lines += reach_lines(settings.host, asks=settings.auth.asks, tls=settings.tls is not None)
     if settings.auth.asks:
         lines.append(

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from codegen_mcp.bootstrap.engine import Engine, isolation, open_engine
 from codegen_mcp.bootstrap.http import Http, open_http
+from codegen_mcp.bootstrap.lifecycle import joining, open_agent
 from codegen_mcp.coordinator.auth.authenticator import open_authenticator
 from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor
 from codegen_mcp.coordinator.auth.reach import check_reach
 from codegen_mcp.coordinator.auth.tls import ServerIdentity
 from codegen_mcp.server.app import WorkerServer
 from codegen_mcp.server.config import ServerConfig
+from codegen_mcp.server.lifecycle_agent import LifecycleAgent
 from codegen_mcp.settings import Settings
 from codegen_mcp.telemetry.metrics import WorkerMetrics
 from codegen_mcp.version import __version__
@@ -27,6 +29,8 @@ class Worker:
     server: WorkerServer
     metrics: WorkerMetrics
     http: Http
+    agent: LifecycleAgent | None
+    """None where it joins no coordinator."""
 
     @property
     def address(self) -> str:
@@ -37,11 +41,17 @@ class Worker:
 @asynccontextmanager
 async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
     """Open a serving worker; leaving the block ends its calls at once."""
-    check_reach(settings.host, asks=settings.auth.asks, insecure_no_auth=settings.insecure_no_auth)
+    joins = joining(settings)
+    check_reach(
+        settings.host,
+        asks=settings.auth.asks or joins.asks,
+        insecure_no_auth=settings.insecure_no_auth,
+    )
     identity = None if settings.tls is None else ServerIdentity(settings.tls)
     metrics = WorkerMetrics(worker_id=settings.worker_id, version=__version__)
     async with AsyncExitStack() as stack:
         authenticator = await stack.enter_async_context(open_authenticator(settings.auth))
+        asks = authenticator.asks and not joins.token
         engine = await stack.enter_async_context(open_engine(settings, metrics))
         metrics.watch(engine.sessions)
         server = WorkerServer(
@@ -52,12 +62,15 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
                 host=settings.host,
                 port=settings.grpc_port,
                 facts=isolation(engine.choice.probe),
+                dial_token=joins.token,
+                dial_token_required=joins.required,
             ),
             metrics,
             artifacts=engine.artifacts,
             checkpoints=engine.checkpoints,
-            # A worker on its own lets a caller in or not; who owns what is a coordinator's to say.
-            gates=[AuthInterceptor(authenticator)] if authenticator.asks else [],
+            # A worker on its own lets a caller in or not; who owns what is a coordinator's to say,
+            # and with one, nobody else calls.
+            gates=[AuthInterceptor(authenticator)] if asks else [],
             credentials=None if identity is None else identity.grpc(),
         )
         http = await stack.enter_async_context(
@@ -71,4 +84,5 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
             )
         )
         await stack.enter_async_context(server)
-        yield Worker(engine=engine, server=server, metrics=metrics, http=http)
+        agent = await stack.enter_async_context(open_agent(settings, engine, server, joins.token))
+        yield Worker(engine=engine, server=server, metrics=metrics, http=http, agent=agent)

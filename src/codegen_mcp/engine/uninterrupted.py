@@ -21,7 +21,7 @@ async def settled(job: asyncio.Future[Any]) -> asyncio.CancelledError | None:
     return cancelled
 
 
-async def first_of(*waits: Coroutine[Any, Any, Any], timeout_s: float) -> None:
+async def first_of(*waits: Coroutine[Any, Any, Any], timeout_s: float | None = None) -> None:
     """Return when the first is done or the time is over; the others are cancelled."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:

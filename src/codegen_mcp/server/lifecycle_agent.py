@@ -60,6 +60,8 @@ ANEW = frozenset(
 )
 """A heartbeat that is answered so came from a worker that the coordinator does not know."""
 FLUSH_S = 5.0
+LULL_S = 2.0
+"""A coordinator that moves sessions off a draining worker looks at it more often than that."""
 
 
 class _Refused(Exception):
@@ -132,6 +134,20 @@ class LifecycleAgent:
     def tell_now(self) -> None:
         """Beat at once: something has changed that the coordinator should know (a drain)."""
         self._beat_now.set()
+
+    async def emptied(self, lull_s: float = LULL_S) -> bool:
+        """Return when every session has moved to other workers; False when no more do.
+
+        Args:
+            lull_s: So long none has moved.
+        """
+        loop = asyncio.get_running_loop()
+        left, since = len(self._ownership.held()), loop.time()
+        while left and self.joined.is_set() and loop.time() - since < lull_s:
+            await asyncio.sleep(LULL_S / 40)
+            if (now := len(self._ownership.held())) < left:
+                left, since = now, loop.time()
+        return not left
 
     async def leave(self, reason: str) -> bool:
         """Send what is left to be said, deregister and stay away; whether it was acknowledged."""
