@@ -169,6 +169,7 @@ class Router:
         else:
             raise NotImplementedYet(f"there is no method {method!r} for {type(request).__name__}")
         if request.task_id:
+            await self._routes.row(principal, session_id)  # only what is theirs is remembered
             self._looks.note(principal, request.task_id, session_id)
         async with aclosing(stream):
             async for message in stream:

@@ -81,7 +81,8 @@ class Routes:
             NotFound: There is none that is theirs.
         """
         row = self._rows.get(session_id)
-        if row is None:
+        if row is None or row.principal != principal.name:
+            # Also another's that is remembered: what never was takes the same time.
             row = await self.directory.get(session_id) if session_id else None
             if row is not None and row.state is not RowState.ENDED:
                 self.remember(row)
