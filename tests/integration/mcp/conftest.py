@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,23 +88,30 @@ async def over_http(url: str, mode: str) -> AsyncIterator[Agent]:
         yield Agent(client, mode, "http")
 
 
-@asynccontextmanager
-async def over_stdio(mode: str, **settings: str) -> AsyncIterator[Agent]:
+@pytest.fixture(scope="session")
+def stdio_state() -> Iterator[Path]:
+    """The state directory of all stdio servers, one after the other: the first fills it."""
     with state_place() as state:
-        env = {**os.environ, **SMALL, "BASE_WORKSPACE": str(state), **settings}
-        command = StdioServerParameters(command=sys.executable, args=list(MCP), env=env)
-        with open(os.devnull, "w") as quiet:
-            async with Client(stdio_client(command, errlog=quiet), mode=mode) as client:
-                yield Agent(client, mode, "stdio")
+        yield state
+
+
+@asynccontextmanager
+async def over_stdio(mode: str, state: Path, **settings: str) -> AsyncIterator[Agent]:
+    env = {**os.environ, **SMALL, "BASE_WORKSPACE": str(state), **settings}
+    command = StdioServerParameters(command=sys.executable, args=list(MCP), env=env)
+    with open(os.devnull, "w") as quiet:
+        async with Client(stdio_client(command, errlog=quiet), mode=mode) as client:
+            yield Agent(client, mode, "stdio")
 
 
 @pytest.fixture
-def connect(served: ServeProcess, index: str) -> Connect:
+def connect(request: pytest.FixtureRequest, index: str) -> Connect:
     """Connect a client by any transport and revision."""
 
     def make(transport: str, mode: str) -> AbstractAsyncContextManager[Agent]:
         if transport == "http":
-            return over_http(served.url, mode)
-        return over_stdio(mode, PACKAGE_INDEX_URLS=index)
+            return over_http(request.getfixturevalue("served").url, mode)
+        state = request.getfixturevalue("stdio_state")
+        return over_stdio(mode, state, PACKAGE_INDEX_URLS=index)
 
     return make

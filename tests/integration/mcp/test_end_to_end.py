@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
 
 import pytest
 
-from .conftest import KINDS, NEW, Connect, facts, text
+from .conftest import KINDS, NEW, Agent, Connect, facts, text
 
 
 @pytest.mark.parametrize(("transport", "mode"), KINDS)
@@ -59,51 +59,59 @@ async def test_an_agent_works_with_files_packages_artifacts_and_checkpoints(
             assert gone["destroyed"]
 
 
+BEATING = """
+import pathlib, time
+print('one', flush=True)
+while True:
+    pathlib.Path('beat').write_text(str(time.time()))
+    time.sleep(0.01)
+"""
+LAST_BEAT = "print(open('beat').read())"
+CANCEL_S = 1.0
+ATTEMPTS = 3
+"""A busy machine may hold up one; the code is never what holds it up."""
+
+
 @pytest.mark.parametrize(("transport", "mode"), KINDS)
 async def test_progress_comes_while_the_code_runs_and_a_cancel_ends_it_within_a_second(
     connect: Connect, transport: str, mode: str
 ) -> None:
     async with connect(transport, mode) as agent:
         await agent.run("print('session')")
-        seen: list[tuple[float, str]] = []
-        printed = asyncio.Event()
-
-        async def progress(done: float, total: float | None, message: str | None) -> None:
-            seen.append((done, message or ""))
-            if "one" in (message or ""):
-                printed.set()
-
-        code = (
-            "import time, pathlib\nprint('one', flush=True)\n"
-            "while True:\n pathlib.Path('beat').write_text(str(time.time())); time.sleep(0.01)"
-        )
-        async with asyncio.timeout(30):
-            call = asyncio.create_task(agent.call("run_python", progress, code=code))
-            await printed.wait()
-            assert not call.done()
-            call.cancel()
-            await asyncio.wait([call])
-        assert call.cancelled()
-        # Code runs one at a time in a session: the next run is proof that the first has ended, and
-        # the last beat says when it did.
-        when = "import time, pathlib; print(time.time() - float(pathlib.Path('beat').read_text()))"
-        async with asyncio.timeout(20):
-            ran = await agent.run(when)
-        first = await agent.call("session_status")
-        assert facts(first)["active_tasks"] == 0
-        cancelled = await _status_of_first_cancelled(agent)
-        assert cancelled["ended_by"] == "cancelled"
-        assert float(ran["stdout"]) >= 0
-        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+        took = [await _cancelled(agent)]
+        while took[-1] >= CANCEL_S and len(took) < ATTEMPTS:
+            took.append(await _cancelled(agent))
+        assert took[-1] < CANCEL_S, took
+        status = facts(await agent.call("session_status"))
+        ends = [
+            facts(await agent.call("task_status", task_id=task_id))["ended_by"]
+            for task_id in status["recent_tasks"]
+        ]
+        assert ends.count("cancelled") == len(took)
 
 
-async def _status_of_first_cancelled(agent: Any) -> dict[str, Any]:
-    status = facts(await agent.call("session_status"))
-    for task_id in status["recent_tasks"]:
-        found = facts(await agent.call("task_status", task_id=task_id))
-        if found["status"] == "cancelled":
-            return found
-    raise AssertionError(status)
+async def _cancelled(agent: Agent) -> float:
+    """Cancel code that runs and has told progress; how long it went on after that, in seconds."""
+    seen: list[float] = []
+    printed = asyncio.Event()
+
+    async def progress(done: float, total: float | None, message: str | None) -> None:
+        seen.append(done)
+        if "one" in (message or ""):
+            printed.set()
+
+    async with asyncio.timeout(30):
+        call = asyncio.create_task(agent.call("run_python", progress, code=BEATING))
+        await printed.wait()
+        assert not call.done()
+        begun = time.time()
+        call.cancel()
+        await asyncio.wait([call])
+    assert call.cancelled()
+    assert seen == sorted(seen)
+    # Code runs one at a time in a session: that this one runs shows that the other has ended.
+    async with asyncio.timeout(20):
+        return float((await agent.run(LAST_BEAT))["stdout"]) - begun
 
 
 @pytest.mark.parametrize(("transport", "mode"), KINDS)

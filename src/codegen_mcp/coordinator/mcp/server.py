@@ -253,6 +253,9 @@ def instructions(config: McpConfig) -> str:
 class _as_protocol_errors:  # reads as a function does
     """Errors of resources have no result to be in: they are JSON-RPC errors (SEP-2164)."""
 
+    def __init__(self, **facts: str) -> None:
+        self._facts = facts
+
     def __enter__(self) -> None:
         pass
 
@@ -262,7 +265,7 @@ class _as_protocol_errors:  # reads as a function does
             raise MCPError(
                 INVALID_PARAMS if isinstance(error, WorkerError) else -32603,
                 failure.message,
-                {"reason": failure.reason, "status": failure.code.name},
+                {"reason": failure.reason, "status": failure.code.name, **self._facts},
             ) from error
 
 
