@@ -189,7 +189,7 @@ class McpServer:
     async def _read_resource(
         self, ctx: Context, params: ReadResourceRequestParams
     ) -> ReadResourceResult:
-        with _as_protocol_errors():
+        with _as_protocol_errors(uri=params.uri):
             async with self._looking(ctx, "resources/read", uri=params.uri):
                 return await isolated(self._resources.read(self._call(ctx), params.uri), _gone(ctx))
 
