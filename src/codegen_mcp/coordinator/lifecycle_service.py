@@ -236,7 +236,7 @@ class LifecycleService:
             await self._hear(known)
         channel = StreamChannel(known.owner, level, stall_s=self._config.stall_s)
         link = StreamLink(known.owner, channel, create_s=self._config.create_s)
-        log.info("stream.opened", worker=worker.worker_id, level=level.name.lower())
+        log.info("stream.opened", worker=worker.worker_id, frames=level.name.lower())
         try:
             if not await self._dialler.reach(worker):
                 await self._workers.attach(known.owner, link)

@@ -293,7 +293,6 @@ class LifecycleAgent:
                     raise
             else:
                 missed = 0
-                self._reports.answered(request)
                 self.joined.set()
                 await self._fence(answer.fenced_sessions, held)
                 if REGISTER in answer.commands:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from codegen_mcp._proto.codegen.v1 import common_pb2
 from codegen_mcp._proto.codegen.v1 import worker_lifecycle_pb2 as pb
 from codegen_mcp.engine.base import Ownership
@@ -22,8 +20,6 @@ class Reports:
         self._server = server
         self._ownership = ownership
         self._ids = ids
-        self._told: Mapping[str, pb.SessionEnd] = {}
-        """The sessions of the last heartbeat that was answered."""
 
     async def registration(self) -> pb.RegisterRequest:
         """Say who this is, what it has, and what it holds.
@@ -79,23 +75,10 @@ class Reports:
         state = pb.WorkerStatus.STATE_BUSY if tasks else pb.WorkerStatus.STATE_IDLE
         if self._server.draining:
             state = pb.WorkerStatus.STATE_DRAINING
-        here = {info.session_id for info in capacity.sessions}
         return pb.HeartbeatRequest(
             worker_id=self._config.worker_id,
             session_id=registration.session_id,
             status=pb.WorkerStatus(state=state, active_tasks=tasks, current_usage=usage),
             capacity=capacity,
             incarnation=registration.incarnation,
-            ended_sessions=[end for name, end in self._told.items() if name not in here],
         )
-
-    def answered(self, heartbeat: pb.HeartbeatRequest) -> None:
-        """That heartbeat has arrived."""
-        self._told = {
-            info.session_id: pb.SessionEnd(
-                session_id=info.session_id,
-                epoch=info.epoch,
-                last_checkpoint_id=info.last_checkpoint_id,
-            )
-            for info in heartbeat.capacity.sessions
-        }

@@ -194,7 +194,6 @@ class HeartbeatRequest(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
-    ENDED_SESSIONS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     session_id: _builtins.str
     incarnation: _builtins.int
@@ -203,10 +202,6 @@ class HeartbeatRequest(_message.Message):
     def status(self) -> Global___WorkerStatus: ...
     @_builtins.property
     def capacity(self) -> Global___SessionCapacity: ...
-    @_builtins.property
-    def ended_sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEnd]:
-        """Sessions that ended by themselves (idle, too old) since the last heartbeat that was answered."""
-
     def __init__(
         self,
         *,
@@ -215,43 +210,14 @@ class HeartbeatRequest(_message.Message):
         status: Global___WorkerStatus | None = ...,
         capacity: Global___SessionCapacity | None = ...,
         incarnation: _builtins.int = ...,
-        ended_sessions: _abc.Iterable[Global___SessionEnd] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "ended_sessions", b"ended_sessions", "incarnation", b"incarnation", "session_id", b"session_id", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "incarnation", b"incarnation", "session_id", b"session_id", "status", b"status", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
-
-@_typing.final
-class SessionEnd(_message.Message):
-    """A session that a worker has no more."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SESSION_ID_FIELD_NUMBER: _builtins.int
-    EPOCH_FIELD_NUMBER: _builtins.int
-    LAST_CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
-    session_id: _builtins.str
-    epoch: _builtins.int
-    last_checkpoint_id: _builtins.str
-    """Its newest; empty when there is none."""
-    def __init__(
-        self,
-        *,
-        session_id: _builtins.str = ...,
-        epoch: _builtins.int = ...,
-        last_checkpoint_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "last_checkpoint_id", b"last_checkpoint_id", "session_id", b"session_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SessionEnd: _TypeAlias = SessionEnd  # noqa: Y015
 
 @_typing.final
 class SessionCapacity(_message.Message):
