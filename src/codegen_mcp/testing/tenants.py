@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -84,6 +84,30 @@ class Work:
         """Return what was counted since the last time."""
         found, self.counted = self.counted, Counter()
         return found
+
+
+Asked = tuple[tuple[str, str], Counter[str]]
+"""An answer with its ids hidden, and the work that it took."""
+
+
+async def compared(
+    ask: Callable[[Ids], Awaitable[Asked]], hers: Ids, unknown: Ids
+) -> tuple[tuple[str, str], tuple[str, str], str]:
+    """Ask about both; returns both answers, and how the work differed (empty: not).
+
+    What the service does by itself meanwhile is counted too, so only what differs each time
+    differs. Whoever asks first may find less remembered: the first answers do not count.
+    """
+    await ask(hers)
+    await ask(unknown)
+    unlike = ""
+    for _ in range(3):
+        answer, did = await ask(hers)
+        other, did_other = await ask(unknown)
+        unlike = f"did {did}, but for what never was: {did_other}" if did != did_other else ""
+        if not unlike:
+            break
+    return answer, other, unlike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
