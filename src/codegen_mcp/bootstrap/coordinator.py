@@ -15,8 +15,7 @@ from codegen_mcp.coordinator.auth.authenticator import open_authenticator
 from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor
 from codegen_mcp.coordinator.auth.reach import check_reach, reach_lines
 from codegen_mcp.coordinator.auth.tls import ServerIdentity, channel_credentials
-from codegen_mcp.coordinator.auth.tokens import TokenFile
-from codegen_mcp.coordinator.auth.worker_auth import AnyWorker, TokenGate, WorkerGate
+from codegen_mcp.coordinator.auth.worker_auth import open_worker_gate
 from codegen_mcp.coordinator.lifecycle_service import LifecycleService, LifecycleServiceConfig
 from codegen_mcp.coordinator.workers import Workers
 from codegen_mcp.core.clock import SystemClock
@@ -24,6 +23,7 @@ from codegen_mcp.http.app import make_app
 from codegen_mcp.http.server import HttpServer
 from codegen_mcp.server.signals import ShutdownSignals
 from codegen_mcp.settings import Settings
+from codegen_mcp.telemetry.audit_metrics import AuditMetrics
 from codegen_mcp.telemetry.coordinator_metrics import CoordinatorMetrics, FleetNumbers
 from codegen_mcp.telemetry.logs import configure_logging
 from codegen_mcp.telemetry.metrics import CONTENT_TYPE
@@ -58,13 +58,15 @@ async def open_coordinator(settings: Settings) -> AsyncIterator[Coordinator]:
     client_tls = settings.client_tls
     async with AsyncExitStack() as stack:
         authenticator = await stack.enter_async_context(open_authenticator(settings.auth))
-        gate = await _worker_gate(settings)
+        gate = await open_worker_gate(settings.auth, SystemClock())
         routing = await stack.enter_async_context(open_routing(settings, settings.base_workspace))
         metrics = CoordinatorMetrics(
             lambda: fleet_numbers(routing.workers),
             name=settings.coordinator_name,
             version=__version__,
         )
+        if routing.audit is not None:
+            metrics.registry.register(AuditMetrics(routing.audit))
         lifecycle = await stack.enter_async_context(
             LifecycleService(
                 routing.workers,
@@ -111,16 +113,6 @@ def fleet_numbers(workers: Workers) -> FleetNumbers:
         places=sum(worker.total for worker in linked),
         occupied=sum(worker.occupied for worker in linked),
     )
-
-
-async def _worker_gate(settings: Settings) -> WorkerGate:
-    """Workers show tokens of the same file as callers, of another kind; else anybody may join."""
-    tokens = settings.auth.tokens
-    if tokens is None:
-        return AnyWorker()
-    file = TokenFile(tokens, clock=SystemClock(), quotas=settings.auth.quotas)
-    await file.open()
-    return TokenGate(file)
 
 
 async def serve_coordinator(settings: Settings, announce: Callable[[str], object]) -> int:

@@ -12,8 +12,10 @@ from typing import Protocol
 import structlog
 
 from codegen_mcp.coordinator.auth.base import NO_TOKEN, BadToken, Peer
+from codegen_mcp.coordinator.auth.config import AuthConfig
 from codegen_mcp.coordinator.auth.tokens import TokenFile
-from codegen_mcp.core.errors import Unauthenticated
+from codegen_mcp.core.clock import Clock
+from codegen_mcp.core.errors import InvalidRequest, Unauthenticated
 
 log = structlog.get_logger()
 
@@ -39,7 +41,7 @@ class WorkerGate(Protocol):
 
 
 class AnyWorker:
-    """Lets every worker in: for loopback, or behind mutual TLS."""
+    """Lets every worker in: where callers are not asked who they are either."""
 
     asks = False
 
@@ -66,3 +68,26 @@ class TokenGate:
         except BadToken as error:
             log.warning("auth.worker_refused", why=error.why, worker=worker_id, peer=peer.address)
             raise
+
+
+async def open_worker_gate(config: AuthConfig, clock: Clock) -> WorkerGate:
+    """Open the gate that goes with how callers are asked.
+
+    Whoever joins as a worker is sent sessions with all that is in them. So where callers are asked
+    who they are, workers show tokens, whatever else (a client certificate, an issuer's token)
+    lets callers in.
+
+    Raises:
+        InvalidRequest: There is no file of tokens, or it cannot be used.
+    """
+    if not config.asks:
+        return AnyWorker()
+    if config.tokens is None:
+        raise InvalidRequest(
+            "callers are asked who they are, but anybody could join as a worker: name a file of "
+            "tokens (AUTH_TOKENS), and give each worker one of them ('codegen-mcp token new "
+            "--worker WORKER_ID')"
+        )
+    file = TokenFile(config.tokens, clock=clock, quotas=config.quotas)
+    await file.open()
+    return TokenGate(file)
