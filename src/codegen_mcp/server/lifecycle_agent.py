@@ -58,7 +58,7 @@ ANEW = frozenset(
         grpc.StatusCode.PERMISSION_DENIED,
     }
 )
-"""A heartbeat that is answered so came from a worker that the coordinator does not know."""
+"""What is answered so came from a worker that the coordinator does not know."""
 FLUSH_S = 5.0
 LULL_S = 2.0
 """A coordinator that moves sessions off a draining worker looks at it more often than that."""
@@ -197,7 +197,7 @@ class LifecycleAgent:
     async def _pause(self, attempt: int) -> None:
         """Wait before an attempt; longer after several in vain."""
         first, most = self._config.backoff_s
-        bound = min(most, first * 2.0 ** min(attempt, 30))
+        bound = min(most, first * 2.0 ** max(0, min(attempt, 30)))
         await asyncio.sleep(self._random.uniform(0, bound))
 
     async def _one_connection(self) -> None:
@@ -209,8 +209,10 @@ class LifecycleAgent:
             channel = aio.secure_channel(config.coordinator, config.credentials, options=OPTIONS)
         async with channel:
             self._stub = stub = worker_lifecycle_pb2_grpc.WorkerLifecycleStub(channel)
+            loop, attempt = asyncio.get_running_loop(), 0
             try:
                 while True:
+                    began = loop.time()
                     registration = await self._register(stub)
                     beats = asyncio.ensure_future(self._beat(stub, registration))
                     streams = asyncio.ensure_future(self._keep_stream(stub, registration))
@@ -223,7 +225,9 @@ class LifecycleAgent:
                     for result in results:
                         if isinstance(result, Exception):
                             raise result
-                    await self._pause(0)
+                    lasted = loop.time() - began
+                    attempt = 0 if lasted > self._config.backoff_s[1] else attempt + 1
+                    await self._pause(attempt - 1)
             finally:
                 self._stub = self._registration = None
 
@@ -313,7 +317,7 @@ class LifecycleAgent:
     # ---- the stream
 
     async def _keep_stream(self, stub: Stub, registration: pb.RegisterResponse) -> None:
-        """Open a TaskStream, again and again."""
+        """Open a TaskStream, again and again, until the coordinator wants another registration."""
         assert self._tasks is not None
         assert self._server.local is not None
         attempt = 0
@@ -340,6 +344,8 @@ class LifecycleAgent:
                 log.info("lifecycle.stream_ended")
             except (aio.AioRpcError, TimeoutError) as error:
                 log.info("lifecycle.stream_broken", error=_words(error))
+                if isinstance(error, aio.AioRpcError) and error.code() in ANEW:
+                    return
             finally:
                 self._stream = None
             lasted = asyncio.get_running_loop().time() - began
