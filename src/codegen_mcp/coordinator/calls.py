@@ -9,11 +9,21 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from codegen_mcp.coordinator import refusals
+from codegen_mcp.coordinator.directory.base import SessionRow
 from codegen_mcp.coordinator.principal import Principal
 from codegen_mcp.coordinator.routes import Held, Revive, Routes
 from codegen_mcp.core.errors import WorkerError
 
 T = TypeVar("T")
+
+
+class Unheld(Exception):
+    """Nobody holds a session, and the call does not bring it back."""
+
+
+async def _leave(row: SessionRow) -> Held:
+    raise Unheld
+
 
 REPEATABLE = frozenset(
     {
@@ -62,9 +72,14 @@ class SessionCalls:
         """How long a call waits for a worker that is away."""
         return self._routes.config.wait_s
 
-    async def held(self, principal: Principal, session_id: str) -> Held:
-        """``Routes.held``, and back to life where it was lost."""
-        return await self._routes.held(principal, session_id, self._revive)
+    async def held(self, principal: Principal, session_id: str, *, revive: bool = True) -> Held:
+        """``Routes.held``, and back to life where it was lost.
+
+        Raises:
+            Unheld: It would have to be brought back, and ``revive`` is False.
+        """
+        how = self._revive if revive else _leave
+        return await self._routes.held(principal, session_id, how)
 
     async def unary(
         self, principal: Principal, session_id: str, method: str, request: Message
@@ -96,6 +111,7 @@ class SessionCalls:
         what: str,
         repeatable: bool,
         uses: bool = True,
+        revive: bool = True,
     ) -> T:
         """Do something with a session; again where it never arrived, or may be repeated.
 
@@ -106,11 +122,15 @@ class SessionCalls:
             what: Its name, for the message of an unknown outcome.
             repeatable: Doing it twice is doing it once.
             uses: It brings back a session that ended where it was, and has a checkpoint.
+            revive: It brings back a session that was lost.
+
+        Raises:
+            Unheld: It was lost, and is not brought back.
         """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._routes.config.wait_s
         while True:
-            held = await self.held(principal, session_id)
+            held = await self.held(principal, session_id, revive=revive)
             try:
                 return await work(held)
             except WorkerError as error:

@@ -217,19 +217,30 @@ class DialledLink:
         state = self._channel.get_state(try_to_connect=True)
         if state is ChannelConnectivity.READY:
             return
+        # Closing a channel does not wake who waits for its state.
+        closing = asyncio.ensure_future(self._closing.wait())
+        waiting = asyncio.ensure_future(self._ready(state))
         try:
-            async with asyncio.timeout(self._connect_s):
-                while state is not ChannelConnectivity.READY:
-                    await self._channel.wait_for_state_change(state)
-                    if self._closed:
-                        raise self._lost(sent=False)
-                    state = self._channel.get_state(try_to_connect=True)
-        except TimeoutError:
-            raise LinkBroken(
-                f"worker {self.worker_id!r} cannot be reached; try again shortly", sent=False
-            ) from None
-        except aio.UsageError:
-            raise self._lost(sent=False) from None
+            await asyncio.wait(
+                {closing, waiting},
+                timeout=self._connect_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self._closed:
+                raise self._lost(sent=False)
+            if not waiting.done() or waiting.exception() is not None:
+                raise LinkBroken(
+                    f"worker {self.worker_id!r} cannot be reached; try again shortly", sent=False
+                )
+        finally:
+            closing.cancel()
+            waiting.cancel()
+            await asyncio.gather(closing, waiting, return_exceptions=True)
+
+    async def _ready(self, state: ChannelConnectivity) -> None:
+        while state is not ChannelConnectivity.READY:
+            await self._channel.wait_for_state_change(state)
+            state = self._channel.get_state(try_to_connect=True)
 
     def _lost(self, *, sent: bool = True) -> LinkLost:
         return LinkLost(f"the connection to worker {self.worker_id!r} has ended", sent=sent)

@@ -14,7 +14,7 @@ from codegen_mcp._proto.codegen.v1 import worker_lifecycle_pb2 as lifecycle_pb
 from codegen_mcp.coordinator import refusals
 from codegen_mcp.coordinator.adhoc import ADHOC_KEY
 from codegen_mcp.coordinator.base import WorkerLink
-from codegen_mcp.coordinator.calls import SessionCalls
+from codegen_mcp.coordinator.calls import SessionCalls, Unheld
 from codegen_mcp.coordinator.directory.base import Commit, RowState, SessionRow
 from codegen_mcp.coordinator.making import Maker
 from codegen_mcp.coordinator.placement import Wanted
@@ -134,11 +134,26 @@ class SessionFace:
     ) -> pb.SessionStatusResponse:
         """A session as it is now; asking does not bring it back."""
         session_id = request.session_id
-        row = await self._routes.row(principal, session_id)
-        if self._routes.linked(row) is None:
-            self._routes.forget(session_id)
+
+        async def work(held: Held) -> pb.SessionStatusResponse:
+            answer = await held.link.unary(
+                "SessionManagement/GetSessionStatus", request, epoch=held.row.epoch
+            )
+            assert isinstance(answer, pb.SessionStatusResponse)
+            return answer
+
+        try:
+            return await self._calls.attempt(
+                principal,
+                session_id,
+                work,
+                what="a look",
+                repeatable=True,
+                uses=False,
+                revive=False,
+            )
+        except Unheld:
             row = await self._routes.row(principal, session_id)
-        if row.state is RowState.LOST or row.owner is None:
             return pb.SessionStatusResponse(
                 session_id=session_id,
                 state=common_pb2.SESSION_STATE_FAILED,
@@ -146,11 +161,6 @@ class SessionFace:
                 last_checkpoint_id=row.checkpoint_id,
                 auto_restore=row.auto_restore,
             )
-        answer = await self._calls.unary(
-            principal, session_id, "SessionManagement/GetSessionStatus", request
-        )
-        assert isinstance(answer, pb.SessionStatusResponse)
-        return answer
 
     async def page(
         self, principal: Principal, request: pb.ListSessionsRequest
