@@ -254,6 +254,7 @@ class SessionItem(ToolModel):
     memory_bytes: int = 0
     disk_bytes: int = 0
     last_checkpoint_id: str = ""
+    notice: str = Field(default="", description="What to know before it is used.")
 
 
 class SessionAnswer(SessionItem):
@@ -266,7 +267,6 @@ class SessionAnswer(SessionItem):
     recent_tasks: tuple[str, ...] = ()
     restored_from: str = ""
     lost: str = ""
-    notice: str = ""
 
 
 class SessionsAnswer(ToolModel):

@@ -16,7 +16,7 @@ from codegen_mcp.coordinator.mcp.budget import fitting
 from codegen_mcp.coordinator.mcp.call import Call, Reply
 from codegen_mcp.coordinator.mcp.media import IMAGE_TYPES, as_text, image_type
 from codegen_mcp.coordinator.mcp.tasks import run
-from codegen_mcp.coordinator.mcp.words import paragraphs, size
+from codegen_mcp.coordinator.mcp.words import paragraphs, shown_name, size
 from codegen_mcp.core.errors import NotFound
 from codegen_mcp.tools.artifact_get import ArtifactGetArguments
 
@@ -154,14 +154,19 @@ async def find(call: Call, artifact_id: str) -> pb.ArtifactMetadata:
     Raises:
         NotFound: There is none, or it is another's.
     """
-    page = await call.unary(
-        LIST, pb.ListArtifactsRequest(artifact_id=artifact_id), pb.ListArtifactsResponse
+    missing = NotFound(
+        f"there is no artifact {artifact_id[:80]!r} (any more); see "
+        f"{shown_name(call.config, 'artifact.list')}",
+        reason="ARTIFACT_NOT_FOUND",
     )
-    if not page.artifacts:
-        raise NotFound(
-            f"there is no artifact {artifact_id[:80]!r}; see artifact_list",
-            reason="ARTIFACT_NOT_FOUND",
+    try:
+        page = await call.unary(
+            LIST, pb.ListArtifactsRequest(artifact_id=artifact_id), pb.ListArtifactsResponse
         )
+    except NotFound as error:
+        raise missing from error
+    if not page.artifacts:
+        raise missing
     return page.artifacts[0]
 
 

@@ -79,7 +79,10 @@ async def session_list(call: Call, arguments: PageArguments) -> Reply:
     return Reply(
         value=SessionsAnswer(sessions=items, next_page=page.next_page_token),
         text=paragraphs(
-            *(f"{one.session_id}  {one.state}  {one.language}" for one in items),
+            *(
+                f"{one.session_id}  {one.state}  {one.language}  {one.notice}".rstrip()
+                for one in items
+            ),
             "" if items else "(no sessions)",
             f"more: page={page.next_page_token!r}" if page.next_page_token else "",
         ),
@@ -107,7 +110,6 @@ async def session_status(call: Call, arguments: SessionArguments) -> Reply:
         recent_tasks=tuple(found.recent_tasks),
         restored_from=found.restored_from,
         lost=found.lost,
-        notice=found.info.note,
     )
     return Reply(
         value=answer,
@@ -230,6 +232,7 @@ def _item(info: common_pb2.SessionInfo) -> SessionItem:
         memory_bytes=info.usage.memory_bytes,
         disk_bytes=info.usage.disk_bytes,
         last_checkpoint_id=info.last_checkpoint_id,
+        notice=info.note,
     )
 
 
