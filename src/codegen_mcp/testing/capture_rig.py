@@ -48,12 +48,12 @@ class _Interrupted(Capture):
     acts: Mapping[int, Callable[[Capture], object]]
     seen = 0
 
-    def _pack(self, seen: Seen) -> None:
+    def _pack(self, seen: Seen, directory: int = -1) -> None:
         act = self.acts.get(self.seen)
         self.seen += 1
         if act is not None:
             act(self)
-        super()._pack(seen)
+        super()._pack(seen, directory)
 
 
 def capture(

@@ -1,4 +1,4 @@
-"""The gzip members of an archive: packed by a second thread, kept or cut down at the end."""
+"""The gzip members of an archive: packed by further threads, kept or cut down at the end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from codegen_mcp.core.errors import Corrupt
 from codegen_mcp.engine.checkpoints.archive_codec import deflate, deflater
 from codegen_mcp.engine.checkpoints.archive_inflate import iter_inflated
 
+_PACKERS = 2
+"""Packing takes longer than all the rest."""
 _PENDING = 4
-"""Blocks that wait for the thread at most: bounds memory."""
+"""Blocks under way at most: bounds memory."""
 _COPY_BYTES = 1024 * 1024
 
 
@@ -36,34 +38,31 @@ class Group:
 
 
 class GroupFile:
-    """A file of groups. One thread of its own packs and writes; it starts when it is needed."""
+    """A file of groups. Threads of its own pack them; they start when they are needed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._groups: list[Group] = []
-        self._thread: ThreadPoolExecutor | None = None
-        self._pending: deque[Future[None]] = deque()
+        self._packers: list[ThreadPoolExecutor] = []
+        self._turn = 0
+        self._pending: deque[tuple[Group, Future[bytes]]] = deque()
+        """In the order in which they are written."""
         self._end = 0
-        """Of what was written; only the thread touches this, the file and the hash."""
+        """Of what was written."""
         self._hash = hashlib.sha256()
 
     def close(self) -> None:
-        """Stop the thread; idempotent."""
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=True)
-            self._thread = None
+        """Stop the threads; idempotent."""
+        for packer in self._packers:
+            packer.shutdown(cancel_futures=True)
+        self._packers.clear()
 
     def put(self, members: Mapping[bytes, list[bytes]]) -> Group:
         """Pack the parts of some members into one group."""
         group = Group({path: sum(map(len, parts)) for path, parts in members.items()})
         data = b"".join([part for parts in members.values() for part in parts])
-
-        def pack() -> None:
-            group.offset = self._end
-            self._write(deflate(data))
-            group.size = self._end - group.offset
-
-        self.submit(pack)
+        self._turn = (self._turn + 1) % _PACKERS
+        self.submit(group, lambda: deflate(data), self._turn)
         self._groups.append(group)
         return group
 
@@ -71,18 +70,18 @@ class GroupFile:
         """Begin a group of one member that is written by pieces."""
         return Stream(self, path)
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Have the thread do something, after what was asked before."""
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "archive")
-        while len(self._pending) >= _PENDING:
-            self._pending.popleft().result()
-        self._pending.append(self._thread.submit(work))
+    def submit(self, group: Group, pack: Callable[[], bytes], packer: int = 0) -> None:
+        """Write what ``pack`` gives behind what was asked before; one packer keeps its order."""
+        while len(self._packers) <= packer:
+            self._packers.append(ThreadPoolExecutor(1, "archive"))
+        while self._pending and (len(self._pending) >= _PENDING or self._pending[0][1].done()):
+            self._write_next()
+        self._pending.append((group, self._packers[packer].submit(pack)))
 
     def settle(self) -> None:
         """Wait until all is written. Raises what went wrong."""
         while self._pending:
-            self._pending.popleft().result()
+            self._write_next()
 
     def finish(self) -> tuple[int, str, int]:
         """Leave out stale members. Returns size, sha256 and inflated size of the archive."""
@@ -98,10 +97,15 @@ class GroupFile:
             self._hash = hashlib.file_digest(self._file, "sha256")  # type: ignore[arg-type]
         return self._end, self._hash.hexdigest(), sum(group.inflated for group in self._groups)
 
-    def _write(self, data: bytes) -> None:
+    def _write_next(self) -> None:
+        group, packed = self._pending.popleft()
+        data = packed.result()
+        if not group.size:
+            group.offset = self._end
         self._write_all(data)
         self._hash.update(data)
         self._end += len(data)
+        group.size += len(data)
 
     def _write_all(self, data: bytes) -> None:
         view = memoryview(data)
@@ -168,12 +172,11 @@ class Stream:
         self._deflater = deflater()
         owner.settle()
         self._before = owner._end, owner._hash.copy()
-        self.group.offset = owner._end
 
     def write(self, data: bytes) -> None:
         """Take the next bytes of the member."""
         self.group.lengths[self._path] += len(data)
-        self._owner.submit(lambda: self._owner._write(self._deflater.compress(data)))
+        self._owner.submit(self.group, lambda: self._deflater.compress(data))
 
     def __enter__(self) -> Self:
         return self
@@ -186,9 +189,8 @@ class Stream:
     ) -> None:
         owner = self._owner
         if kind is None:
-            owner.submit(lambda: owner._write(self._deflater.flush()))
+            owner.submit(self.group, self._deflater.flush)
             owner.settle()
-            self.group.size = owner._end - self.group.offset
             owner._groups.append(self.group)
             return
         owner.settle()

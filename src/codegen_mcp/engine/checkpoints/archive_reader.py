@@ -134,9 +134,9 @@ class _Members:
             name = raw[: tar_format.FIELD].rstrip(b"\0")
         if raw[TYPE_AT : TYPE_AT + 1] == tar_format.TYPES[EntryKind.DIRECTORY]:
             name = name.removesuffix(b"/")
-        check_header(raw, at)
         entry = self._left.pop(name, None)
         if entry is None:
+            check_header(raw, at)
             raise Corrupt(
                 f"member {shown(name)} at byte {at} occurs twice, is not in the manifest, "
                 "or is of another checkpoint's archive"
@@ -162,6 +162,7 @@ class _Members:
 
     def _member(self, entry: Entry, before: bytes, raw: bytes, at: int) -> None:
         places: list[tuple[int, int]] = []
+        head = raw
         if entry.sparse and raw[TYPE_AT : TYPE_AT + 1] == tar_format.SPARSE:
             try:
                 places, more = read_map(raw, self._block_of_map, entry.size)
@@ -170,6 +171,7 @@ class _Members:
             raw += more
         expected = member_header(entry, places)
         if before + raw != expected:
+            check_header(head, at)
             raise Corrupt(
                 f"member {shown(entry.path)} at byte {at} is not as the manifest says: "
                 + difference(raw, expected[len(before) :])

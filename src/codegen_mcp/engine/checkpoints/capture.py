@@ -25,7 +25,8 @@ from codegen_mcp.engine.checkpoints.archive_writer import ArchiveWriter, Changed
 from codegen_mcp.engine.checkpoints.aside import Aside, Copy
 from codegen_mcp.engine.checkpoints.bounds import check_holes
 from codegen_mcp.engine.checkpoints.live_state import TICK_NS, LiveState, State, changed
-from codegen_mcp.engine.checkpoints.scan import FirstNames, Seen
+from codegen_mcp.engine.checkpoints.scan import FirstNames, Place, Seen
+from codegen_mcp.engine.checkpoints.seen_again import is_as, refreshed, same_content
 from codegen_mcp.engine.checkpoints.source_files import (
     Read,
     Segments,
@@ -120,13 +121,14 @@ class Capture:
         self._begun_ns = time.time_ns()
         self._mapped = frozenset(writers.mapped if writers is not None else ())
         known: FirstNames = {}
+        place = Place()
         for root in ROOTS:
-            with closing(walk(self._root_fd, root, known)) as found:
+            with closing(walk(self._root_fd, root, known, place)) as found:
                 for seen in found:
                     self._check_stopped()
                     self._table.add(seen)
                     if seen.kind is EntryKind.FILE:
-                        self._pack(seen)
+                        self._pack(seen, place.fd)
 
     def catch_up(self, changes: Changes) -> int:
         """Pack again what was touched, so that less is left for the moment without code.
@@ -202,7 +204,7 @@ class Capture:
             watched: It cannot have been written to, or the watch had named it.
         """
         known, seen = self._content.get(path), self._table.names[path]
-        if known is None or path in self._unsteady or not _same_content(known[0], seen):
+        if known is None or path in self._unsteady or not same_content(known[0], seen):
             return False
         in_time = seen.ctime_ns < self._begun_ns - TICK_NS and seen.ino not in self._mapped
         return watched or in_time
@@ -210,10 +212,9 @@ class Capture:
     def complete(self) -> Captured:
         """Pack the copies and everything that has no content; all entries in order."""
         self._table.prune()
+        ordered = list(self._table.ordered())
         leading = {
-            path
-            for path, seen, target in self._table.ordered()
-            if target is None and seen.kind is EntryKind.FILE
+            path for path, seen, target in ordered if target is None and seen.kind is EntryKind.FILE
         }
         for path in [path for path in self._content if path not in leading]:
             self._forget(path)
@@ -224,7 +225,7 @@ class Capture:
             self._pack_copy(path, *self._copies[path])
         entries: list[Entry] = []
         states: dict[bytes, State] = {}
-        for path, seen, target in self._table.ordered():
+        for path, seen, target in ordered:
             if target is not None:
                 leader = self._table.names[target]
                 entry = Entry(path, EntryKind.HARDLINK, leader.mode, leader.mtime_ns, target=target)
@@ -246,18 +247,18 @@ class Capture:
     def _is_new(self, entry: Entry) -> bool:
         return self._base is None or self._base.entries.get(entry.path) != entry
 
-    def _pack(self, seen: Seen) -> None:
+    def _pack(self, seen: Seen, directory: int = -1) -> None:
         known = self._known(seen)
         if known is not None:
             self._content[seen.path] = seen, known
             return
         try:
-            fd, found = open_regular(self._root_fd, seen.path, seen.ino)
+            fd, found = open_regular(self._root_fd, seen.path, seen.ino, directory)
         except FileNotFoundError:
             self._unsteady.add(seen.path)
             return
         try:
-            seen = _refreshed(seen, found)
+            seen = refreshed(seen, found)
             segments = data_segments(fd, found)
             if self._base is not None:
                 older = self._older(seen, fd, sparse=segments is not None)
@@ -268,7 +269,7 @@ class Capture:
             entry = self._entry(seen, sparse=segments is not None)
             entry = self._writer.add(entry, self._reader(fd), segments)
             self._content[seen.path] = seen, entry
-            if not _is_as(seen, os.fstat(fd)):
+            if not is_as(seen, os.fstat(fd)):
                 self._unsteady.add(seen.path)
         except Changed:
             self._unsteady.add(seen.path)
@@ -302,7 +303,7 @@ class Capture:
         self._forget(path)
         try:
             with regular_file(self._root_fd, path, seen.ino) as (fd, found):
-                seen = _refreshed(seen, found)
+                seen = refreshed(seen, found)
                 self._table.names[path] = seen
                 self._copies[path] = seen, self._aside.take(fd, found)
         except FileNotFoundError:
@@ -361,44 +362,6 @@ class Capture:
             source=self._number,
             sparse=sparse,
         )
-
-
-def _same_content(one: Seen, other: Seen) -> bool:
-    """Whether nothing says that a file's content changed between two looks at it."""
-    return (one.ino, one.size, one.mtime_ns, one.ctime_ns) == (
-        other.ino,
-        other.size,
-        other.mtime_ns,
-        other.ctime_ns,
-    )
-
-
-def _is_as(seen: Seen, found: os.stat_result) -> bool:
-    """Whether an open file is as it was seen, by what tells of its content."""
-    return (
-        seen.ctime_ns == found.st_ctime_ns
-        and seen.mtime_ns == found.st_mtime_ns
-        and seen.size == found.st_size
-        and seen.ino == found.st_ino
-    )
-
-
-def _refreshed(seen: Seen, found: os.stat_result) -> Seen:
-    if (
-        _is_as(seen, found)
-        and seen.mode == found.st_mode & 0o7777
-        and seen.blocks == found.st_blocks
-        and seen.nlink == found.st_nlink
-    ):
-        return seen
-    return seen._replace(
-        mode=found.st_mode & 0o7777,
-        mtime_ns=found.st_mtime_ns,
-        ctime_ns=found.st_ctime_ns,
-        size=found.st_size,
-        blocks=found.st_blocks,
-        nlink=found.st_nlink,
-    )
 
 
 def _digest(aside: Aside, copy: Copy) -> bytes:

@@ -142,16 +142,24 @@ class Checkpointer:
                 found = await self._next.look(session_id, epoch, incremental)
                 order = await self._next.order(session, epoch, found, name, trigger)
                 async with self._taking:
-                    taken = await take(session, order, self._spool)
+                    taken = await take(session, order, self._spool, self._publisher.begin)
                 try:
                     await self._publisher.publish(
-                        taken.draft, taken.info, taken.manifest, away=found.away
+                        taken.draft,
+                        taken.info,
+                        taken.manifest,
+                        away=found.away,
+                        upload=taken.upload,
                     )
                 except BaseException:
                     await settled(taken.closing)
                     raise
             found.shelf.objects[order.checkpoint_id] = {INFO}
-            swept = await self._remember(session, taken, found.shelf)
+            removing = asyncio.ensure_future(to_end(taken.draft.remove))
+            try:
+                swept = await self._remember(session, taken, found.shelf)
+            finally:
+                await removing
             # The next one waits for what nobody else does.
             after = self._after(session, taken, swept, held.pop_all())
             self._tasks.spawn(after, "checkpoint-after")

@@ -31,6 +31,7 @@ from codegen_mcp.engine.checkpoints.metadata import decode_info
 from codegen_mcp.engine.checkpoints.read_back import verify_stored
 from codegen_mcp.engine.checkpoints.session_locks import SessionLocks
 from codegen_mcp.engine.checkpoints.spool import Draft
+from codegen_mcp.engine.checkpoints.upload import Upload
 from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.uninterrupted import all_of, settled
 from codegen_mcp.sandbox.volumes.threads import to_end
@@ -110,6 +111,22 @@ class Publisher:
         if tasks:
             await asyncio.wait(tasks)
 
+    def begin(self, draft: Draft, checkpoint_id: CheckpointId, sha256: str) -> Upload | None:
+        """Begin to store an archive whose draft is not whole yet, where that may be done now.
+
+        Args:
+            draft: Its archive is written.
+            checkpoint_id: Its id.
+            sha256: Of the archive.
+
+        Returns:
+            For ``publish``, or to be undone; None where a draft has to be whole before.
+        """
+        if self._keeps or self._uploads.locked():
+            return None
+        put = self._put(checkpoint_id, ARCHIVE, draft.archive, sha256)
+        return Upload(put, lambda: self._discard(checkpoint_id))
+
     async def publish(
         self,
         draft: Draft,
@@ -117,16 +134,19 @@ class Publisher:
         manifest: Manifest,
         *,
         away: StoreUnavailable | None = None,
+        upload: Upload | None = None,
     ) -> None:
         """Store a draft and read it back; it exists, durable and verified, when this returns.
 
         Where drafts are kept, a caller that is cancelled leaves a whole one, which is stored later.
 
         Args:
-            draft: Its files are written; the publisher's from now on.
+            draft: Its files are written; the publisher's from now on, until this returns: then
+                the caller removes it.
             info: Its facts.
             manifest: Its manifest.
             away: How the store failed a moment ago: it is not asked now.
+            upload: Of its archive, if that was begun.
 
         Raises:
             StoreUnavailable: The store does not answer. Where drafts are kept, it is stored later.
@@ -139,10 +159,10 @@ class Publisher:
             if away is not None:
                 raise away
             async with self._uploads:
-                await self._store(draft, info, manifest)
+                await self._store(draft, info, manifest, upload)
         except StoreUnavailable as error:
             if not self._keeps:
-                await self._undo(draft, info)
+                await self._undo(draft, info, upload)
                 raise
             self._wait(info, draft, tried=True)
             await self._drop_oldest(info.checkpoint_id.session_id)
@@ -151,12 +171,11 @@ class Publisher:
             if self._keeps and await to_end(lambda: draft.ready):
                 self._wait(info, draft)
             else:
-                await self._undo(draft, info)
+                await self._undo(draft, info, upload)
             raise
         except BaseException:
-            await self._undo(draft, info)
+            await self._undo(draft, info, upload)
             raise
-        await to_end(draft.remove)
 
     async def resume(self, checkpoint_id: CheckpointId, draft: Draft) -> None:
         """Store a whole draft of a worker before this one as soon as the store answers."""
@@ -206,7 +225,7 @@ class Publisher:
             except (WorkerError, OSError) as error:
                 damaged += 1
                 if not isinstance(error, Conflict):  # what another worker wrote is not ours
-                    await self._discard(one.info)
+                    await self._discard(checkpoint_id)
                 if damaged == ATTEMPTS or isinstance(error, OSError):
                     _log_given_up(checkpoint_id, error)
                     return
@@ -230,21 +249,32 @@ class Publisher:
         manifest = await to_end(lambda: decode_manifest(one.draft.manifest.read_bytes()))
         await self._store(one.draft, info, manifest)
 
-    async def _store(self, draft: Draft, info: CheckpointInfo, manifest: Manifest) -> None:
+    async def _store(
+        self,
+        draft: Draft,
+        info: CheckpointInfo,
+        manifest: Manifest,
+        upload: Upload | None = None,
+    ) -> None:
         """Everything is read back before the metadata makes it a checkpoint."""
-        key, catalog = info.checkpoint_id.key, self._catalog
+        checkpoint_id, catalog = info.checkpoint_id, self._catalog
         try:
             puts = [
-                self._put(key + ARCHIVE, draft.archive, info),
-                self._put(key + MANIFEST, draft.manifest, info),
+                upload.done()
+                if upload is not None
+                else self._put(checkpoint_id, ARCHIVE, draft.archive, info.sha256),
+                self._put(checkpoint_id, MANIFEST, draft.manifest, info.manifest_sha256),
             ]
             if info.journal_sha256:
-                puts.append(self._put(key + JOURNAL, draft.journal, info))
+                puts.append(self._put(checkpoint_id, JOURNAL, draft.journal, info.journal_sha256))
             await all_of(puts)
-            await verify_stored(catalog, info, manifest)
-            await catalog.check_manifest(info)
-            if info.journal_sha256:
-                await catalog.journal(info)
+            await all_of(
+                [
+                    verify_stored(catalog, info, manifest),
+                    catalog.check_manifest(info),
+                    catalog.journal(info),
+                ]
+            )
             await self._put_info(draft, info)
         except NotFound as error:
             raise StoreUnavailable(
@@ -271,25 +301,23 @@ class Publisher:
         else:
             raise taken(checkpoint_id)
 
-    async def _put(self, key: str, path: Path, info: CheckpointInfo) -> None:
+    async def _put(self, checkpoint_id: CheckpointId, suffix: str, path: Path, sha256: str) -> None:
         """Store a file; one that is there already must be the same (an attempt before this)."""
-        sha256 = {
-            ARCHIVE: info.sha256,
-            MANIFEST: info.manifest_sha256,
-            JOURNAL: info.journal_sha256,
-        }[key.removeprefix(info.checkpoint_id.key)]
+        key = checkpoint_id.key + suffix
         try:
             await self._catalog.store.put_file(key, path, sha256=sha256)
         except AlreadyExists:
             size = (await self._catalog.store.stat(key)).size
             if size != await to_end(lambda: path.stat().st_size):
-                raise taken(info.checkpoint_id) from None
+                raise taken(checkpoint_id) from None
 
-    async def _undo(self, draft: Draft, info: CheckpointInfo) -> None:
+    async def _undo(self, draft: Draft, info: CheckpointInfo, upload: Upload | None) -> None:
         """Leave nothing of a draft; to its end, also when the caller is cancelled meanwhile."""
 
         async def undo() -> None:
-            await self._discard(info)
+            if upload is not None:
+                await upload.stop()
+            await self._discard(info.checkpoint_id)
             await to_end(draft.remove)
 
         job = asyncio.ensure_future(undo())
@@ -297,14 +325,14 @@ class Publisher:
             raise cancelled
         job.result()
 
-    async def _discard(self, info: CheckpointInfo) -> None:
+    async def _discard(self, checkpoint_id: CheckpointId) -> None:
         """Delete what was stored of a draft that is no checkpoint.
 
         What cannot be deleted now is cleaned away before the session's next one.
         """
         try:
-            if not await self._catalog.has(info.checkpoint_id, INFO):
-                await self._catalog.remove(info.checkpoint_id, (ARCHIVE, MANIFEST, JOURNAL))
+            if not await self._catalog.has(checkpoint_id, INFO):
+                await self._catalog.remove(checkpoint_id, (ARCHIVE, MANIFEST, JOURNAL))
         except StoreUnavailable as error:
             log.warning("checkpoint.not_discarded", error=error.message)
 

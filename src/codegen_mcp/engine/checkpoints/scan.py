@@ -42,6 +42,16 @@ FirstNames = dict[tuple[int, int], bytes]
 """(device, inode) to the first path that was seen of it."""
 
 
+class Place:
+    """Where a walk is: the directory of the name that it has just given, open until the next."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self) -> None:
+        """Be nowhere."""
+        self.fd = -1
+
+
 class Seen(NamedTuple):
     """One name as the walk found it."""
 
@@ -69,6 +79,7 @@ def scan(
     *,
     skip: Collection[bytes] = (),
     first_names: FirstNames | None = None,
+    place: Place | None = None,
 ) -> Generator[Seen, None, None]:
     """Yield every name of a tree, its root first.
 
@@ -83,6 +94,7 @@ def scan(
             ``name``) at their place, directories with all below. Looked up at each name, so that
             a set that its owner changes meanwhile is fine.
         first_names: Shared between walks of several roots, finds hard links across them.
+        place: Tells the directory of each name that is no directory itself.
 
     Raises:
         WrongState: A directory that this process may not read and does not own.
@@ -92,6 +104,7 @@ def scan(
     known: FirstNames = {} if first_names is None else first_names
     levels: list[Level] = []
     listed = Listed()
+    place = Place() if place is None else place
     try:
         root = enter(root_fd, b".", name, listed)
         if root is None:
@@ -103,6 +116,7 @@ def scan(
             if level.fd < 0 and not reopen(levels, root_fd):
                 leave(levels, root_fd)
                 continue
+            place.fd = level.fd
             below = yield from _names(level, root.found.st_dev, skip, known, listed)
             if below is None:
                 leave(levels, root_fd)

@@ -16,6 +16,7 @@ from codegen_mcp.sandbox.openat2 import DIRECTORY, NO_LINKS, open_beneath
 PIECE_BYTES = 1024 * 1024
 _PATH_MAX = 4000
 """Below the kernel's 4096, with room for a name."""
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 Read = Callable[[int], bytes]
 Segments = Sequence[tuple[int, int]]
 """(offset, length) of each stretch of data; holes lie between."""
@@ -86,6 +87,14 @@ def _open(root_fd: int, path: bytes, flags: int) -> int:
             os.close(held)
 
 
+def _open_in(directory: int, path: bytes) -> int:
+    """Open a file by its last name alone; -1 where its mode keeps its owner out."""
+    try:
+        return os.open(path[path.rindex(b"/") + 1 :], _READ, dir_fd=directory)
+    except PermissionError:
+        return -1
+
+
 def _open_for_reading(root_fd: int, path: bytes) -> int:
     """Open a file; one whose mode keeps its owner out is lent the bit for that moment."""
     try:
@@ -113,15 +122,25 @@ def _open_for_reading(root_fd: int, path: bytes) -> int:
         os.close(handle)
 
 
-def open_regular(root_fd: int, path: bytes, ino: int) -> tuple[int, os.stat_result]:
+def open_regular(
+    root_fd: int, path: bytes, ino: int, directory: int = -1
+) -> tuple[int, os.stat_result]:
     """Open a regular file that was seen with this inode; the caller closes it.
+
+    Args:
+        root_fd: The volume's root.
+        path: From there.
+        ino: Its inode.
+        directory: The one that it is in, if it is open.
 
     Raises:
         FileNotFoundError: It is gone, or something else has its name now.
         WrongState: It may not be read, and is not this process's own.
     """
     try:
-        fd = _open_for_reading(root_fd, path)
+        fd = _open_in(directory, path) if directory >= 0 else -1
+        if fd < 0:
+            fd = _open_for_reading(root_fd, path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EXDEV):
             raise FileNotFoundError(error.errno, os.strerror(error.errno), path) from None

@@ -24,6 +24,7 @@ from codegen_mcp.engine.checkpoints.metadata import encode_info
 from codegen_mcp.engine.checkpoints.room import BoundedFile, Room
 from codegen_mcp.engine.checkpoints.spool import Draft, Spool
 from codegen_mcp.engine.checkpoints.tree_watch import Changes, TreeWatch
+from codegen_mcp.engine.checkpoints.upload import Upload
 from codegen_mcp.engine.checkpoints.watches import start_watch
 from codegen_mcp.engine.checkpoints.writers import Writers, mapped_writers
 from codegen_mcp.engine.session import Session
@@ -67,10 +68,22 @@ class Taken:
     live: LiveState
     closing: asyncio.Future[None]
     """The watch, on its way out: for the taker to await, once nobody waits for him."""
+    upload: Upload | None
+    """Of the archive, if it has begun."""
 
 
-async def take(session: Session, order: Order, spool: Spool) -> Taken:
+Begin = Callable[[Draft, CheckpointId, str], Upload | None]
+"""Begins to store an archive (of this sha256), if that is done at once."""
+
+
+async def take(session: Session, order: Order, spool: Spool, begin: Begin) -> Taken:
     """Capture a session; its state should be CHECKPOINTING meanwhile.
+
+    Args:
+        session: Of which.
+        order: What to take.
+        spool: Where the draft is made.
+        begin: Told as soon as the archive is whole.
 
     Raises:
         WrongState: A run cannot be frozen.
@@ -78,7 +91,7 @@ async def take(session: Session, order: Order, spool: Spool) -> Taken:
     """
     draft = await to_end(lambda: spool.new(order.checkpoint_id), Draft.remove)
     try:
-        return await _Taking(session, order, spool, draft).run()
+        return await _Taking(session, order, spool, draft).run(begin)
     except BaseException:
         await to_end(draft.remove)
         raise
@@ -94,16 +107,19 @@ class _Taking:
         self._journal = b""
         self._closing: asyncio.Future[None] | None = None
         """Of the watch, for which the kernel takes longer than for all the rest."""
+        self._upload: Upload | None = None
 
-    async def run(self) -> Taken:
+    async def run(self, begin: Begin) -> Taken:
         try:
-            return await self._run()
+            return await self._run(begin)
         except BaseException:
             if self._closing is not None:
                 await settled(self._closing)
+            if self._upload is not None:
+                await self._upload.undo()
             raise
 
-    async def _run(self) -> Taken:
+    async def _run(self, begin: Begin) -> Taken:
         session, number = self._session, self._order.checkpoint_id.number
         room = self._spool.room()
         room.check()
@@ -126,6 +142,7 @@ class _Taking:
                 aside.close()
         if self._order.stored_here:
             room.check(summary.size)
+        self._upload = begin(self._draft, self._order.checkpoint_id, summary.sha256)
         live = LiveState(str(self._order.checkpoint_id), taken_ns, captured.states)
         info = CheckpointInfo(
             checkpoint_id=self._order.checkpoint_id,
@@ -238,7 +255,14 @@ class _Taking:
         )
         draft.info.write_bytes(encode_info(info))
         assert self._closing is not None
-        return Taken(draft=draft, info=info, manifest=manifest, live=live, closing=self._closing)
+        return Taken(
+            draft=draft,
+            info=info,
+            manifest=manifest,
+            live=live,
+            closing=self._closing,
+            upload=self._upload,
+        )
 
 
 def _chain(order: Order, entries: Sequence[Entry]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Generator, Iterator
 
 from codegen_mcp.core.checkpoint import EntryKind
 from codegen_mcp.engine.checkpoints.bounds import check_entries, check_names_bytes
-from codegen_mcp.engine.checkpoints.scan import FirstNames, Seen, scan
+from codegen_mcp.engine.checkpoints.scan import FirstNames, Place, Seen, scan
 from codegen_mcp.engine.checkpoints.source_files import open_entry
 
 MAX_STEPS = 20_000_000
@@ -178,12 +178,12 @@ class TreeTable:
 
 
 def walk(
-    root_fd: int, path: bytes, first_names: FirstNames | None = None
+    root_fd: int, path: bytes, first_names: FirstNames | None = None, place: Place | None = None
 ) -> Generator[Seen, None, None]:
     """Scan a directory of the tree, which begins at a volume's root. OSError when it is none."""
     fd = open_entry(root_fd, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield from scan(fd, path, first_names=first_names)
+        yield from scan(fd, path, first_names=first_names, place=place)
     finally:
         os.close(fd)
 
