@@ -1,21 +1,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from mcp import Client
-from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from codegen_mcp.coordinator.mcp.catalogue import make_catalogue
 from codegen_mcp.coordinator.mcp.failures import META
 from codegen_mcp.coordinator.mcp.resources import TEMPLATES
-from codegen_mcp.testing.tenants import SECRET, Asked, Ids, Tenants, compared, two_tenants
+from codegen_mcp.testing.tenants import SECRET, Asked, Ids, compared, two_tenants
 
 OLD, NEW = "legacy", "2026-07-28"
 Arguments = Callable[[Ids], dict[str, Any]]
@@ -100,14 +98,6 @@ def test_every_kind_of_resource_has_a_row() -> None:
     assert set(RESOURCES) == {one.uri_template for one in TEMPLATES.resource_templates}
 
 
-@asynccontextmanager
-async def agent(tenants: Tenants, token: str, mode: str) -> AsyncIterator[Client]:
-    async with httpx2.AsyncClient(headers={"authorization": f"Bearer {token}"}) as http:
-        transport = streamable_http_client(tenants.served.mcp_url, http_client=http)
-        async with Client(transport, mode=mode) as client:
-            yield client
-
-
 async def call(client: Client, tool: str, arguments: dict[str, Any]) -> tuple[str, str]:
     """Call; returns the status, and all that was said or answered."""
     result = await client.call_tool(tool, arguments)
@@ -123,7 +113,7 @@ async def call(client: Client, tool: str, arguments: dict[str, Any]) -> tuple[st
 async def test_what_is_anothers_is_like_what_never_was(tmp_path: Path, mode: str) -> None:
     wrong: list[str] = []
     rows = [(name, expected, make) for name, (expected, make) in TOOLS.items()] + OTHER_WAYS
-    async with two_tenants(tmp_path) as tenants, agent(tenants, tenants.bob, mode) as bob:
+    async with two_tenants(tmp_path) as tenants, tenants.agent(tenants.bob, mode) as bob:
         hers, unknown = tenants.hers, tenants.hers.unknown()
         for tool, expected, make in rows:
             if tool == "session_create":
@@ -159,7 +149,7 @@ async def test_what_is_anothers_is_like_what_never_was(tmp_path: Path, mode: str
             cursor = page.next_cursor
             if cursor is None:
                 break
-        async with agent(tenants, tenants.alice, mode) as alice:
+        async with tenants.agent(tenants.alice, mode) as alice:
             assert SECRET in (await call(alice, "fs_read", TOOLS["fs_read"][1](hers)))[1]
             assert SECRET in (await call(alice, "task_result", TOOLS["task_result"][1](hers)))[1]
             assert SECRET in (await call(alice, "artifact_get", {"artifact_id": hers.artifact}))[1]
@@ -170,7 +160,7 @@ async def test_what_is_anothers_is_like_what_never_was(tmp_path: Path, mode: str
 
 
 async def test_a_cursor_of_another_shows_nothing_of_hers(tmp_path: Path) -> None:
-    async with two_tenants(tmp_path) as tenants, agent(tenants, tenants.bob, NEW) as bob:
+    async with two_tenants(tmp_path) as tenants, tenants.agent(tenants.bob, NEW) as bob:
         ids = tenants.hers
         for cursor in ("s:", f"s:{ids.session[:-1]}", f"s:{ids.session}", "a:", "a:9"):
             try:

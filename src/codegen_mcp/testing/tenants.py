@@ -11,11 +11,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import httpx2
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+
 from codegen_mcp._proto.codegen.v1 import artifact_service_pb2 as artifacts_pb
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as sessions_pb
 from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as tasks_pb
 from codegen_mcp._proto.codegen.v1 import tools_pb2
 from codegen_mcp.bootstrap.mcp import Served, open_served
+from codegen_mcp.coordinator.principal import Quotas
 from codegen_mcp.settings import Settings
 from codegen_mcp.testing.access_rig import new_entry, write_tokens
 from codegen_mcp.testing.wire import Wire, dial
@@ -128,12 +133,28 @@ class Tenants:
         """Return metadata of a call with this token."""
         return (("authorization", f"Bearer {token}"),)
 
+    @asynccontextmanager
+    async def agent(self, token: str, mode: str = "2026-07-28") -> AsyncIterator[Client]:
+        """Connect an agent with this token, by a revision of the protocol."""
+        async with httpx2.AsyncClient(headers={"authorization": f"Bearer {token}"}) as http:
+            transport = streamable_http_client(self.served.mcp_url, http_client=http)
+            async with Client(transport, mode=mode) as client:
+                yield client
+
 
 @asynccontextmanager
-async def two_tenants(directory: Path, **settings: Any) -> AsyncIterator[Tenants]:
-    """Serve both; everything of Alice's exists when the block begins."""
+async def two_tenants(
+    directory: Path, *, bobs: Quotas | None = None, **settings: Any
+) -> AsyncIterator[Tenants]:
+    """Serve both; everything of Alice's exists when the block begins.
+
+    Args:
+        directory: For the file of tokens.
+        bobs: His quotas.
+        settings: Of the service.
+    """
     alice, hers = new_entry("alice")
-    bob, his = new_entry("bob")
+    bob, his = new_entry("bob", quotas=bobs)
     tokens = directory / "tokens"
     write_tokens(tokens, hers, his)
     async with AsyncExitStack() as stack:

@@ -34,6 +34,7 @@ def no_more_sessions(row: SessionRow, max_sessions: int) -> Full:
         f"{row.principal!r} has {max_sessions} sessions, all that it may have; end one first",
         reason="QUOTA_EXCEEDED",
         retry_after_s=RETRY_S,
+        metadata={"quota": "sessions", "limit": str(max_sessions)},
     )
 
 
