@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from codegen_mcp.tools.base import ToolContext, ToolModel, ToolResult, ToolSpec
 
 
 class EchoArguments(ToolModel):
     """Arguments of echo."""
 
-    message: str = ""
+    message: str = Field("", description="Comes back as it is.")
 
 
 class EchoResult(ToolModel):
