@@ -51,6 +51,8 @@ REGISTRATION = "x-codegen-registration"
 """Metadata: ``RegisterResponse.session_id``, which nobody else knows."""
 FIRST_FRAME_S = 10.0
 """How long a new TaskStream may be silent."""
+HELLO_S = 1.0
+"""How long after its first frame one may take to say whose it is."""
 MOST_SESSIONS = 10_000
 """A worker that says it holds more is not believed."""
 MOST_TEXT = 256
@@ -63,7 +65,7 @@ class LifecycleServiceConfig:
 
     credentials: grpc.ChannelCredentials | None = None
     """For dialling workers; None is plain text."""
-    dial_s: float = 5.0
+    dial_s: float = 3.0
     """How long a worker that announced an address has to answer there; then its TaskStream
     serves."""
     first_frame_s: float = FIRST_FRAME_S
@@ -294,8 +296,10 @@ class LifecycleService:
             claim = self._by_connection(context)
         hello: pb.StreamHello | None = None
         try:
-            async with asyncio.timeout(self._config.first_frame_s):
+            async with asyncio.timeout(self._config.first_frame_s) as patience:
                 async for frame in frames:
+                    if not claim:
+                        patience.reschedule(asyncio.get_running_loop().time() + HELLO_S)
                     if frame.HasField("hello"):
                         hello = frame.hello
                     if hello is not None or (claim and not self._says_hello(claim)):
