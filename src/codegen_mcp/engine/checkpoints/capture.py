@@ -125,7 +125,8 @@ class Capture:
         for root in ROOTS:
             with closing(walk(self._root_fd, root, known, place)) as found:
                 for seen in found:
-                    self._check_stopped()
+                    if self._stopped:
+                        raise Stopped
                     self._table.add(seen)
                     if seen.kind is EntryKind.FILE:
                         self._pack(seen, place.fd)
@@ -248,10 +249,11 @@ class Capture:
         return self._base is None or self._base.entries.get(entry.path) != entry
 
     def _pack(self, seen: Seen, directory: int = -1) -> None:
-        known = self._known(seen)
-        if known is not None:
-            self._content[seen.path] = seen, known
-            return
+        if self._base is not None:
+            known = self._known(seen)
+            if known is not None:
+                self._content[seen.path] = seen, known
+                return
         try:
             fd, found = open_regular(self._root_fd, seen.path, seen.ino, directory)
         except FileNotFoundError:

@@ -147,10 +147,14 @@ def changed(
     if seen.kind is EntryKind.FILE:
         if seen.size != entry.size:
             return "content"
-        if state != State.of(seen) or seen.ctime_ns >= taken_ns - tick_ns:
+        if (
+            state is None
+            or seen.ctime_ns >= taken_ns - tick_ns
+            or (seen.ino, seen.ctime_ns, seen.mtime_ns, seen.size, seen.mode) != state
+        ):
             return "doubt"
     elif seen.target != entry.target:
         return "content"
-    if (seen.mode, seen.mtime_ns) != (entry.mode, entry.mtime_ns):
+    if seen.mtime_ns != entry.mtime_ns or seen.mode != entry.mode:
         return "meta"
     return "same"

@@ -134,7 +134,7 @@ def _names(
     level: Level, device: int, skip: Collection[bytes], known: FirstNames, listed: Listed
 ) -> Generator[Seen, None, Level | None]:
     """Yield what is left of a directory up to the next directory in it, which is returned open."""
-    fd, prefix = level.fd, level.prefix
+    fd, prefix, stat_at, kinds = level.fd, level.prefix, os.stat, _KINDS.get
     for name, is_directory in level.names:
         path = prefix + name
         if skip and (name in skip or path in skip):
@@ -146,9 +146,9 @@ def _names(
             yield _seen_directory(below)._replace(kind=None)
             continue
         try:
-            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            found = stat_at(name, dir_fd=fd, follow_symlinks=False)
             mode = found.st_mode
-            kind = _KINDS.get(stat.S_IFMT(mode))
+            kind = kinds(mode & 0o170000)
             target = os.readlink(name, dir_fd=fd) if kind is EntryKind.SYMLINK else b""
         except OSError as error:
             if error.errno in (*GONE, errno.EINVAL):  # EINVAL: no link any more

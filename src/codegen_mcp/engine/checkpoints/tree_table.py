@@ -8,7 +8,12 @@ import stat
 from collections.abc import Collection, Generator, Iterator
 
 from codegen_mcp.core.checkpoint import EntryKind
-from codegen_mcp.engine.checkpoints.bounds import check_entries, check_names_bytes
+from codegen_mcp.engine.checkpoints.bounds import (
+    MAX_ENTRIES,
+    MAX_NAMES_BYTES,
+    check_entries,
+    check_names_bytes,
+)
 from codegen_mcp.engine.checkpoints.scan import FirstNames, Place, Seen, scan
 from codegen_mcp.engine.checkpoints.source_files import open_entry
 
@@ -48,23 +53,26 @@ class TreeTable:
         Raises:
             LimitExceeded: There are more than a checkpoint may have.
         """
-        self._bytes += len(seen.path) + len(seen.target)
-        check_names_bytes(self._bytes)
-        if seen.kind is None:
-            self.skipped.append(seen.path)
+        path, kind, names = seen.path, seen.kind, self.names
+        self._bytes += len(path) + len(seen.target)
+        if self._bytes > MAX_NAMES_BYTES or len(names) >= MAX_ENTRIES:
+            check_names_bytes(self._bytes)
+            check_entries(len(names) + (path not in names))
+        if kind is None:
+            self.skipped.append(path)
             check_entries(len(self.skipped))
             return
-        before = self.names.get(seen.path)
+        before = names.get(path)
         if before is not None:
-            self._bytes -= len(before.path) + len(before.target)
-        self.names[seen.path] = seen
-        check_entries(len(self.names))
-        if seen.kind is EntryKind.DIRECTORY:
+            self._bytes -= len(path) + len(before.target)
+        names[path] = seen
+        if kind is EntryKind.DIRECTORY:
             return
-        known = self.names.get(self._paths.get(seen.ino, b""))
-        self._paths[seen.ino] = seen.path
+        first = self._paths.get(seen.ino)
+        self._paths[seen.ino] = path
         if seen.nlink > 1:
-            self._linked.add(seen.path)
+            self._linked.add(path)
+            known = None if first is None else names.get(first)
             # That one had no other name yet when it was seen, and no event tells of it (inotify).
             if known is not None and (known.ino, known.kind) == (seen.ino, _plain(seen, known)):
                 self._linked.add(known.path)
