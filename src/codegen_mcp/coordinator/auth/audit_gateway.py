@@ -32,7 +32,7 @@ IDS = {
     "path": "path",
 }
 """Fields of messages that say what a call is about, and their names in a record."""
-LOOK_AGAIN_S = (1.0, 2.0, 5.0, 10.0)
+LOOK_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """When a task in the background is asked whether it has ended; the last one repeats."""
 
 
