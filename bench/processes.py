@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +26,7 @@ async def _start(
     async with asyncio.timeout(60):
         while line := (await process.stdout.readline()).decode():
             seen.append(line)
-            if match := re.search(pattern, line):
+            if match := re.search(pattern, "".join(seen)):
                 return process, match, seen
     raise RuntimeError("did not start:\n" + "".join(seen))
 
@@ -70,6 +71,30 @@ async def worker(**settings: str) -> AsyncIterator[tuple[str, Path]]:
             yield match[1], state
     finally:
         await (await asyncio.create_subprocess_exec("rm", "-rf", base)).wait()
+
+
+@contextlib.contextmanager
+def place() -> Iterator[Path]:
+    """Yield a path for a state directory that sessions' users can pass through; gone at the end."""
+    base = tempfile.mkdtemp(prefix="codegen-bench-")
+    os.chmod(base, 0o711)
+    try:
+        yield Path(base) / "state"
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def served(**settings: str) -> AsyncIterator[tuple[str, str]]:
+    """Start ``codegen-mcp serve``; yields its gRPC address and the URL of MCP."""
+    script = str(Path(sys.executable).parent / "codegen-mcp")
+    argv = [script, "serve", "--port", "0", "--http-port", "0", "--log-level", "warn"]
+    defaults = {"MAX_SESSIONS": "64", "POOL_SIZE": "4", "MAX_CONCURRENT_RUNS": "64"}
+    with place() as state:
+        argv += ["--workspace", str(state)]
+        pattern = r"gRPC listening on (\S+)\nMCP at (\S+),"
+        async with _running(argv, pattern, **{**defaults, **settings}) as match:
+            yield match[1], match[2]
 
 
 @contextlib.asynccontextmanager

@@ -20,6 +20,7 @@ import cases
 import checkpoint
 import density
 import packages
+import tool_calls
 from processes import bare_server, worker
 from stats import HEADER, Samples, Target
 
@@ -171,6 +172,7 @@ GROUPS = {
     "density": density.measure,
     "packages": packages.measure,
     "checkpoint": checkpoint.measure,
+    "mcp": tool_calls.measure,
 }
 
 
