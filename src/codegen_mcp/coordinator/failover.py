@@ -8,7 +8,6 @@ was acknowledged is missed. Only then a worker is asked.
 from __future__ import annotations
 
 import asyncio
-from weakref import WeakValueDictionary
 
 import structlog
 
@@ -45,17 +44,13 @@ class Failover:
         self._directory = routes.directory
         self._placement = placement
         self._tasks = tasks
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._at_once = asyncio.Semaphore(routes.config.restores_at_once)
         self._left: dict[str, float] = {}
         """Workers that left in peace, with their sessions on disk: since when, monotonic."""
 
     def lock(self, session_id: str) -> asyncio.Lock:
         """Held while a session changes hands."""
-        lock = self._locks.get(session_id)
-        if lock is None:
-            lock = self._locks[session_id] = asyncio.Lock()
-        return lock
+        return self._routes.lock(session_id)
 
     async def lost(self, lost: Lost) -> None:
         """Hear of a worker that is gone: those that asked for it come back at once."""
@@ -191,7 +186,6 @@ class Failover:
         if not kept:
             raise Unavailable(f"worker {worker.worker_id!r} was lost during a restore")
         self._routes.remember(taken)
-        self._routes.note_restored(taken)
         log.info(
             "session.restored_elsewhere",
             session_id=session_id,

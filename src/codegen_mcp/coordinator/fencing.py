@@ -80,8 +80,9 @@ class Fencing:
             return None
         async with self._failover.lock(row.session_id):
             taken = await self._directory.acquire(row.session_id, owner, row.epoch)
-        if taken is not None:
-            self._routes.remember(taken)
+            if taken is not None:
+                self._routes.remember(taken)
+                self._routes.note_kept(taken)
         return taken
 
     async def fenced(self, owner: Owner, held: Mapping[str, int]) -> list[str]:

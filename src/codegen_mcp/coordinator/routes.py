@@ -11,6 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from codegen_mcp.coordinator import refusals
 from codegen_mcp.coordinator.base import WorkerLink
@@ -63,7 +64,8 @@ class Routes:
         self.workers = workers
         self.config = config
         self._rows: OrderedDict[str, SessionRow] = OrderedDict()
-        self._restored: OrderedDict[str, int] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.adhoc: OrderedDict[str, None] = OrderedDict()
         """Sessions that calls made by themselves, the one unused for longest first."""
 
@@ -105,16 +107,36 @@ class Routes:
         """Ask the directory the next time."""
         self._rows.pop(session_id, None)
 
-    def note_restored(self, row: SessionRow) -> None:
-        """Its files went back to a checkpoint in this epoch."""
-        self._restored[row.session_id] = row.epoch
-        self._restored.move_to_end(row.session_id)
-        while len(self._restored) > REMEMBERED:
-            self._restored.popitem(last=False)
+    def lock(self, session_id: str) -> asyncio.Lock:
+        """Held while a session changes hands: its row may name a worker that has it not yet."""
+        lock = self._locks.get(session_id)
+        if lock is None:
+            lock = self._locks[session_id] = asyncio.Lock()
+        return lock
 
-    def restored_since(self, row: SessionRow) -> bool:
-        """Whether its files went back to a checkpoint after the row's epoch."""
-        return self._restored.get(row.session_id, 0) > row.epoch
+    def changing(self, session_id: str) -> bool:
+        """Whether it changes hands at this moment."""
+        lock = self._locks.get(session_id)
+        return lock is not None and lock.locked()
+
+    async def settled(self, session_id: str) -> None:
+        """Return when it does not change hands."""
+        while (lock := self._locks.get(session_id)) is not None and lock.locked():
+            async with lock:
+                pass
+
+    def note_kept(self, row: SessionRow) -> None:
+        """Its files stayed as they were when this epoch began."""
+        first, last = self._kept.get(row.session_id, (0, 0))
+        self._kept[row.session_id] = (first if last == row.epoch - 1 else row.epoch - 1, row.epoch)
+        self._kept.move_to_end(row.session_id)
+        while len(self._kept) > REMEMBERED:
+            self._kept.popitem(last=False)
+
+    def same_files(self, then: SessionRow, now: SessionRow) -> bool:
+        """Whether it is known that the files were never put back between two epochs."""
+        first, last = self._kept.get(now.session_id, (0, 0))
+        return then.epoch == now.epoch or first <= then.epoch <= now.epoch <= last
 
     def linked(self, row: SessionRow) -> WorkerLink | None:
         """The link to whoever holds it, if there is one at this moment."""
@@ -130,8 +152,12 @@ class Routes:
             NotFound: There is no such session, or it was lost (reason SESSION_LOST).
             Unavailable: Its worker is away for longer than ``wait_s``.
         """
-        row = await self.row(principal, session_id)
-        link = self.linked(row)
+        row = await self.row(principal, session_id)  # first, so that others' ids are told nothing
+        if self.changing(session_id):
+            await self.settled(session_id)
+            self.forget(session_id)
+            row = await self.row(principal, session_id)
+        link = None if self.changing(session_id) else self.linked(row)
         if row.adhoc:
             self.adhoc[session_id] = None
             self.adhoc.move_to_end(session_id)
@@ -140,8 +166,11 @@ class Routes:
         try:
             async with asyncio.timeout(self.config.wait_s):
                 while True:
+                    await self.settled(session_id)
                     self.forget(session_id)
                     row = await self.row(principal, session_id)
+                    if self.changing(session_id):
+                        continue
                     awaited = self._awaited(row)
                     if awaited is None:
                         break
@@ -149,7 +178,7 @@ class Routes:
                         link = await self.workers.reach(awaited)
                     except Unavailable:
                         continue  # it is dead, and the row says so now
-                    if awaited == row.owner:
+                    if awaited == row.owner and not self.changing(session_id):
                         return Held(row=row, owner=awaited, link=link)
         except TimeoutError:
             raise refusals.worker_away(session_id, self.config.wait_s) from None
@@ -169,7 +198,7 @@ class Routes:
     async def drop_hold(self, row: SessionRow) -> None:
         """Its holder turns out not to have it under this epoch: let it be taken over again."""
         self.forget(row.session_id)
-        if row.owner is not None:
+        if row.owner is not None and not self.changing(row.session_id):
             await self.directory.release(row.session_id, row.owner, row.epoch)
 
     async def ended_there(self, row: SessionRow) -> bool:
@@ -178,6 +207,8 @@ class Routes:
         It idled out or grew too old; or it was taken over, and its restore never came to be.
         """
         self.forget(row.session_id)
+        if self.changing(row.session_id):
+            return True  # it was asked for where it is only just being restored
         now = await self.directory.get(row.session_id)
         if now is None or now.epoch != row.epoch or now.owner is None:
             return True

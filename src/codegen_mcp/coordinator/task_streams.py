@@ -207,7 +207,7 @@ class TaskStreams:
         self, sent: Held, held: Held, method: str, request: pb.TaskRequest | pb.AttachTaskRequest
     ) -> bool:
         """Whether a task that was sent once can be sent again without running twice."""
-        if not self._routes.restored_since(sent.row):
+        if self._routes.same_files(sent.row, held.row):
             return True  # the same files, and their record of it
         status = pb.StatusRequest(task_id=request.task_id, session_id=request.session_id)
         try:
