@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,6 @@ from codegen_mcp.coordinator.auth.token_entry import (
     TokenKind,
     hash_of,
     make_token,
-    quotas_of,
     to_line,
 )
 from codegen_mcp.coordinator.auth.tokens import load_tokens
@@ -64,11 +64,11 @@ def new(
             kind=TokenKind.WORKER if worker else TokenKind.PRINCIPAL,
             sha256=hash_of(made),
             expires_at_ms=expires,
-            quotas=quotas_of(given, Quotas()) if given else None,
         )
     except ValueError as error:
         raise InvalidRequest(str(error)) from None
-    line = to_line(entry)
+    # Only what was given: the rest is as the service has it, now and later.
+    line = json.dumps({**json.loads(to_line(entry)), **({"quotas": given} if given else {})})
     if file is None:
         click.echo(
             f"put this line into the file of tokens (AUTH_TOKENS, mode 0600):\n{line}", err=True
