@@ -1,4 +1,4 @@
-"""Write docs/reference/{settings,errors,tools}.md from the code; --check only compares."""
+"""Write docs/reference/{settings,errors,tools,mcp}.md from the code; --check only compares."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
+from codegen_mcp.coordinator.mcp.catalogue import make_catalogue
 from codegen_mcp.core import errors
 from codegen_mcp.server.status import code_of
 from codegen_mcp.settings import Settings
@@ -106,7 +107,47 @@ def tool_table() -> str:
     return "\n".join(rows)
 
 
-PAGES = {"settings.md": settings, "errors.md": error_table, "tools.md": tool_table}
+def cell(text: str) -> str:
+    """Keep a table's bars apart from the text's."""
+    return text.replace("|", "\\|")
+
+
+def agent_tools() -> str:
+    """One section a tool of the MCP face, from what clients are sent."""
+    rows = [
+        "# MCP tools\n",
+        NOTE,
+        "As agents see them: `codegen-mcp mcp` and `codegen-mcp serve`. `MCP_TOOL_NAMES=dotted`",
+        "lists them with dots (`fs.read`), and calls may use either form. How results are made is",
+        "in [concepts](../concepts/mcp.md).\n",
+        "| tool | what for | changes things |",
+        "| --- | --- | --- |",
+    ]
+    tools = make_catalogue().tools
+    for tool in tools:
+        spec = tool.spec
+        kind = "no" if spec.read_only else "destructive" if spec.destructive else "yes"
+        rows.append(f"| [`{spec.mcp_name}`](#{spec.mcp_name}) | {spec.title} | {kind} |")
+    for tool in tools:
+        rows += [f"\n## {tool.spec.mcp_name}\n", tool.spec.description.strip()]
+        required = tool.input_schema.get("required", ())
+        arguments = tool.input_schema["properties"]
+        if arguments:
+            rows += ["", "| argument | type | |", "| --- | --- | --- |"]
+        for name, shown in arguments.items():
+            must = "**required.** " if name in required else ""
+            rows.append(f"| `{name}` | {shown['type']} | {must}{cell(shown['description'])} |")
+        answers = ", ".join(f"`{name}`" for name in tool.output_schema["properties"])
+        rows += ["", f"Answers: {answers}."]
+    return "\n".join(rows) + "\n"
+
+
+PAGES = {
+    "settings.md": settings,
+    "errors.md": error_table,
+    "tools.md": tool_table,
+    "mcp.md": agent_tools,
+}
 
 
 def main() -> int:
