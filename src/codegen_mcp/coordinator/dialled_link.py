@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 EPOCH = "x-codegen-epoch"
 """Metadata of calls that name a session: under which ownership it is held."""
+LAST = frozenset({"result", "error"})
+"""Payloads that end a task's stream."""
 CONNECT_S = 5.0
 """How long a call waits for the connection to be there before it is not sent."""
 OPTIONS = (
@@ -71,6 +73,8 @@ class DialledLink:
         self._connect_s = connect_s
         self._closed = False
         self._closing = asyncio.Event()
+        self._ending: set[Any] = set()
+        """Calls whose last message came, and whose status is about to."""
         options: list[tuple[str, str | int]] = [*OPTIONS]
         if server_name:
             options.append(("grpc.ssl_target_name_override", server_name))
@@ -142,10 +146,21 @@ class DialledLink:
                 # A worker sends its headers when it has taken the task, or with its first word.
                 await self._guarded(call.initial_metadata())
                 admitted()
-            async for message in self._messages(call):
+            while True:
+                with self._told():
+                    message = cast("Any", await call.read())
+                if message is aio.EOF:
+                    return
+                if message.WhichOneof("payload") in LAST:
+                    # Its status follows at once: a call that is cancelled instead costs both sides.
+                    self._ending.add(call)
+                    call.add_done_callback(self._ending.discard)
+                    yield message
+                    return
                 yield message
         finally:
-            call.cancel()
+            if call not in self._ending:
+                call.cancel()
 
     async def upload(
         self, chunks: AsyncIterator[files_pb.UploadChunk], *, epoch: int = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -82,7 +81,7 @@ class Router:
         self._checkpoints = CheckpointFace(self._routes, calls, maker, failover, placement)
         self._artifacts = ArtifactFace(self._routes, calls)
         self._looks = TaskFace(self._routes, calls)
-        self._streams = TaskStreams(self._routes, calls, tools, self._tasks)
+        self._streams = TaskStreams(self._routes, calls, self._looks, tools, self._tasks)
         self._files = FileFace(calls)
         self._calls = calls
         self._tools = tools
@@ -150,32 +149,18 @@ class Router:
             raise NotImplementedYet(f"there is no method {method!r}")
         return await handler(principal, request)
 
-    async def tasks(
+    def tasks(
         self,
         principal: Principal,
         method: str,
         request: tasks_pb.TaskRequest | tasks_pb.AttachTaskRequest,
     ) -> AsyncGenerator[tasks_pb.TaskResponse, None]:
         """Run or join a task."""
-        session_id = request.session_id
         if method == EXECUTE and isinstance(request, tasks_pb.TaskRequest):
-            stream = self._streams.execute(principal, request)
-        elif method == ATTACH and isinstance(request, tasks_pb.AttachTaskRequest):
-            asked = tasks_pb.AttachTaskRequest()
-            asked.CopyFrom(request)
-            session_id = await self._looks.session_of(principal, request.task_id, session_id)
-            asked.session_id = session_id
-            stream = self._streams.attach(principal, asked)
-        else:
-            raise NotImplementedYet(f"there is no method {method!r} for {type(request).__name__}")
-        if request.task_id:
-            await self._routes.row(principal, session_id)  # only what is theirs is remembered
-            self._looks.note(principal, request.task_id, session_id)
-        async with aclosing(stream):
-            async for message in stream:
-                if not request.task_id:
-                    self._looks.note(principal, message.task_id, session_id)
-                yield message
+            return self._streams.execute(principal, request)
+        if method == ATTACH and isinstance(request, tasks_pb.AttachTaskRequest):
+            return self._streams.attach(principal, request)
+        raise NotImplementedYet(f"there is no method {method!r} for {type(request).__name__}")
 
     async def upload(
         self, principal: Principal, chunks: AsyncIterator[files_pb.UploadChunk]
@@ -183,13 +168,11 @@ class Router:
         """Send a file into a workspace."""
         return await self._files.upload(principal, chunks)
 
-    async def download(
+    def download(
         self, principal: Principal, request: files_pb.DownloadRequest
     ) -> AsyncGenerator[files_pb.DownloadChunk, None]:
         """Fetch a file from a workspace."""
-        async with aclosing(self._files.download(principal, request)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        return self._files.download(principal, request)
 
     async def _tidy_up(self) -> None:
         while True:

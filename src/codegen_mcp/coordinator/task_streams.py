@@ -21,6 +21,7 @@ from codegen_mcp.coordinator import refusals
 from codegen_mcp.coordinator.calls import SessionCalls
 from codegen_mcp.coordinator.principal import Principal
 from codegen_mcp.coordinator.routes import Held, Routes
+from codegen_mcp.coordinator.task_calls import TaskFace
 from codegen_mcp.coordinator.task_listeners import Audiences, TaskTurns, Turn
 from codegen_mcp.coordinator.tool_facts import ToolFacts
 from codegen_mcp.core.errors import NotFound, NotImplementedYet, WorkerError
@@ -32,6 +33,8 @@ log = structlog.get_logger()
 
 EXECUTE, ATTACH = "TaskExecution/ExecuteTask", "TaskExecution/AttachTask"
 LEFT = "the caller left"
+LAST = frozenset({"result", "error"})
+"""Payloads that end a stream."""
 
 
 class Passed:
@@ -61,16 +64,22 @@ class TaskStreams:
     """Runs and joins tasks for principals."""
 
     def __init__(
-        self, routes: Routes, calls: SessionCalls, tools: ToolFacts, owned: OwnedTasks
+        self,
+        routes: Routes,
+        calls: SessionCalls,
+        looks: TaskFace,
+        tools: ToolFacts,
+        owned: OwnedTasks,
     ) -> None:
         self._routes = routes
         self._calls = calls
+        self._looks = looks
         self._tools = tools
         self._owned = owned
         self._turns = TaskTurns()
         self._audiences = Audiences()
 
-    async def execute(
+    def execute(
         self, principal: Principal, request: pb.TaskRequest
     ) -> AsyncGenerator[pb.TaskResponse, None]:
         """Run a tool; yields what happens, and one result or error last."""
@@ -79,19 +88,15 @@ class TaskStreams:
         asked.task_id = check_task_id(request.task_id) if request.task_id else new_task_id()
         cancels = request.on_disconnect != pb.ON_DISCONNECT_DETACH
         asked.on_disconnect = pb.ON_DISCONNECT_DETACH
-        async with aclosing(self._listen(principal, EXECUTE, asked, cancels=cancels)) as messages:
-            async for message in messages:
-                yield message
+        return self._listen(principal, EXECUTE, asked, cancels=cancels)
 
-    async def attach(
+    def attach(
         self, principal: Principal, request: pb.AttachTaskRequest
     ) -> AsyncGenerator[pb.TaskResponse, None]:
         """Join a task."""
         asked = pb.AttachTaskRequest()
         asked.CopyFrom(request)
-        async with aclosing(self._listen(principal, ATTACH, asked, cancels=False)) as messages:
-            async for message in messages:
-                yield message
+        return self._listen(principal, ATTACH, asked, cancels=False)
 
     async def _listen(
         self,
@@ -102,20 +107,27 @@ class TaskStreams:
         cancels: bool,
     ) -> AsyncGenerator[pb.TaskResponse, None]:
         """Follow the task as one of its listeners; the last one that leaves may cancel it."""
+        if method == ATTACH and not request.session_id:
+            request.session_id = await self._looks.session_of(principal, request.task_id, "")
         session_id, task_id = request.session_id, request.task_id
+        self._looks.note(principal, task_id, session_id)
+        turn = self._turns.turn(session_id)
         left = True
         policy = cancels
         try:
             with self._audiences.listening(session_id, task_id, cancels=cancels) as audience:
                 policy = audience.cancels
-                async with aclosing(self._follow(principal, method, request)) as messages:
+                if method == EXECUTE:
+                    await turn.wait()
+                async with aclosing(self._attempts(principal, method, request, turn)) as messages:
                     async for message in messages:
-                        left = message.WhichOneof("payload") not in {"result", "error"}
+                        left = message.WhichOneof("payload") not in LAST
                         yield message
         except WorkerError:
             left = False
             raise
         finally:
+            turn.done()
             if left and policy and self._audiences.left_alone(session_id, task_id):
                 self._owned.spawn(self._cancel(principal, session_id, task_id), "task-cancel")
 
@@ -126,20 +138,6 @@ class TaskStreams:
         except WorkerError as error:
             log.info("task.not_cancelled", task_id=task_id, error=error.message)
 
-    async def _follow(
-        self, principal: Principal, method: str, request: pb.TaskRequest | pb.AttachTaskRequest
-    ) -> AsyncGenerator[pb.TaskResponse, None]:
-        """Call until the task has its end, or nobody can say what it is."""
-        turn = self._turns.turn(request.session_id)
-        if method == EXECUTE:
-            await turn.wait()
-        try:
-            async with aclosing(self._attempts(principal, method, request, turn)) as messages:
-                async for message in messages:
-                    yield message
-        finally:
-            turn.done()
-
     async def _attempts(
         self,
         principal: Principal,
@@ -147,6 +145,7 @@ class TaskStreams:
         request: pb.TaskRequest | pb.AttachTaskRequest,
         turn: Turn,
     ) -> AsyncGenerator[pb.TaskResponse, None]:
+        """Call until the task has its end, or nobody can say what it is."""
         session_id, task_id = request.session_id, request.task_id
         passed = Passed()
         sent: Held | None = None
@@ -179,7 +178,7 @@ class TaskStreams:
                 async with aclosing(cast("AsyncGenerator[pb.TaskResponse, None]", stream)):
                     async for message in stream:
                         broken_at = None
-                        last = message.WhichOneof("payload") in {"result", "error"}
+                        last = message.WhichOneof("payload") in LAST
                         if (rest := passed.cut(message)) is not None:
                             yield rest
                         if last:
