@@ -39,6 +39,7 @@ from codegen_mcp.core.errors import (
     Conflict,
     InvalidRequest,
     NotFound,
+    Unauthenticated,
     WorkerError,
 )
 
@@ -266,21 +267,24 @@ class LifecycleService:
     ) -> None:
         """Let a call speak for a worker, whose name in it proves nothing.
 
-        Where workers must show a token: by that, or by what only its registration was told, or on
-        the connection on which it registered.
+        By what only its registration was told, or on the connection on which it registered, or by
+        a token. Where none are asked for, a worker of the plain protocol is believed.
 
         Raises:
             Unauthenticated: It shows none of these.
         """
-        if not self._gate.asks:
-            return
         told = session_id or metadata_of(context, REGISTRATION)
         if known is not None:
             if hmac.compare_digest(told.encode(), known.session_id.encode()):
                 return
             if known.connection and known.connection == connection_of(context):
                 return
-        await self._admit(worker_id, context)
+        if self._gate.asks:
+            await self._admit(worker_id, context)
+        elif known is not None and not known.silent:
+            raise Unauthenticated(
+                f"this is not the worker that registered as {worker_id[:80]!r}; register again"
+            )
 
     async def _identify(
         self, frames: AsyncIterator[pb.TaskStreamMessage], context: Context
@@ -292,7 +296,9 @@ class LifecycleService:
             Unauthenticated: It is not that worker. Conflict: It is another start of it.
         """
         claim = metadata_of(context, WORKER_ID)
-        if not claim:
+        if claim:
+            await self._prove(claim, self._known.get(claim), context, "")
+        else:
             claim = self._by_connection(context)
         hello: pb.StreamHello | None = None
         try:

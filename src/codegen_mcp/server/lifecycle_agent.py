@@ -36,7 +36,7 @@ Stub: TypeAlias = "worker_lifecycle_pb2_grpc.WorkerLifecycleAsyncStub"
 
 REGISTER, DRAIN = "register", "drain"
 """Commands of a coordinator."""
-MISSES = 3
+MISSES = 2
 """So many heartbeats in a row without an answer: the connection is made anew."""
 FRAME_BYTES = MAX_MESSAGE_BYTES + 64 * 1024
 """A task of the largest size, in its frame."""
@@ -59,6 +59,7 @@ ANEW = frozenset(
     }
 )
 """What is answered so came from a worker that the coordinator does not know."""
+LEAST_ANSWER_S = 2.0
 FLUSH_S = 5.0
 LULL_S = 2.0
 """A coordinator that moves sessions off a draining worker looks at it more often than that."""
@@ -278,6 +279,8 @@ class LifecycleAgent:
             or registration.heartbeat_interval_sec
             or self._config.beat_s
         )
+        # A path that went silent is noticed about when the coordinator calls this worker lost.
+        answer_s = min(self._config.answer_s, max(LEAST_ANSWER_S, 2 * interval_s))
         missed = 0
         while True:
             held = dict(self._ownership.held())
@@ -285,7 +288,7 @@ class LifecycleAgent:
             self._beat_now.clear()
             try:
                 answer = await stub.Heartbeat(
-                    request, metadata=self._call_metadata(), timeout=self._config.answer_s
+                    request, metadata=self._call_metadata(), timeout=answer_s
                 )
             except aio.AioRpcError as error:
                 self.joined.clear()

@@ -83,10 +83,10 @@ class PlainWorker:
         )
         return answer
 
-    async def open_stream(self) -> None:
-        """Open a TaskStream and send one keepalive first."""
-        metadata: Metadata = (("worker_id", self.worker_id),) if self.names_itself else ()
-        self._call = self._stub.TaskStream(metadata=metadata)
+    async def open_stream(self, metadata: Metadata = ()) -> None:
+        """Open a TaskStream, with further metadata, and send one keepalive first."""
+        name: Metadata = (("worker_id", self.worker_id),) if self.names_itself else ()
+        self._call = self._stub.TaskStream(metadata=(*name, *metadata))
         await self.send(keepalive=pb.StreamKeepAlive(timestamp_ms=1))
         self._reading = asyncio.create_task(self._read(self._call), name="plain-worker")
 
