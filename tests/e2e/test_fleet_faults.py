@@ -1,4 +1,4 @@
-"""A coordinator and two workers as processes: killed, stopped, continued and started again.
+"""A coordinator and two workers as processes: given work, killed, stopped, and started again.
 
 Worker ``a`` is dialled by the coordinator, ``b`` is served over its TaskStream; each drill is done
 to either of them. The default run does it to one.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -26,13 +27,19 @@ pytestmark = [
     pytest.mark.soak,
 ]
 
+SMALL, LARGE = 4, 8
+"""Sessions that ``a`` and ``b`` take."""
 AND_BACK = [("a", "b"), ("b", "a")]
 """Who suffers, and who takes over."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def fleet() -> AsyncIterator[Fleet]:
-    async with open_fleet(each={"b": {"ADVERTISE_ADDR": "off"}}) as opened:
+    each = {
+        "a": {"MAX_SESSIONS": str(SMALL)},
+        "b": {"MAX_SESSIONS": str(LARGE), "ADVERTISE_ADDR": "off"},
+    }
+    async with open_fleet(each=each) as opened:
         yield opened
 
 
@@ -40,6 +47,28 @@ async def fleet() -> AsyncIterator[Fleet]:
 def witness(fleet: Fleet) -> Iterator[Witness]:
     with Witness(fleet.base) as opened:
         yield opened
+
+
+async def test_work_is_spread_by_capacity_and_none_is_refused(fleet: Fleet) -> None:
+    """As many callers as there are places, one session after the other each."""
+    sessions, homes = 200 if SOAK else 24, Counter[str]()
+    todo = iter(range(sessions))
+
+    async def caller() -> None:
+        for number in todo:
+            session = await fleet.session()
+            holder = fleet.holder(session)
+            assert holder.worker is not None
+            homes[holder.worker] += 1
+            assert await fleet.stdout(session, f"print({number})") == f"{number}\n"
+            await end(fleet, session)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(SMALL + LARGE - 2):
+            group.create_task(caller())
+    assert homes.total() == sessions
+    part = LARGE / (SMALL + LARGE)
+    assert abs(homes["b"] / sessions - part) < 0.2, homes
 
 
 @pytest.mark.parametrize(("victim", "other"), AND_BACK if SOAK else AND_BACK[:1])
@@ -146,6 +175,7 @@ async def test_a_worker_that_was_stopped_for_too_long_is_fenced_when_it_goes_on(
     await end(fleet, session, probe)
 
 
+@pytest.mark.skipif(not SOAK, reason="long")
 async def test_a_coordinator_that_was_stopped_holds_it_against_nobody(
     fleet: Fleet, witness: Witness
 ) -> None:
@@ -168,3 +198,83 @@ async def test_a_coordinator_that_was_stopped_holds_it_against_nobody(
         assert await fleet.stdout(session, "print(1)") == "1\n"
     assert witness.runs() == dict.fromkeys(sessions, 1)
     await end(fleet, *sessions)
+
+
+class Caller:
+    """Counts up in one session; remembers what was acknowledged and what may have been done."""
+
+    def __init__(self, fleet: Fleet, number: int) -> None:
+        self._fleet = fleet
+        self._number = number
+        self.session = ""
+        self.acked: list[str] = []
+        self.open: list[str] = []
+        self.told: Counter[str] = Counter()
+
+    async def work(self, over: asyncio.Event) -> None:
+        """One task after the other; one that was refused is asked for again, under its id."""
+        self.session = await self._fleet.session()
+        turn = 0
+        while not over.is_set():
+            turn += 1
+            name = f"{self._number}-{turn}"
+            await self._until_known(name)
+
+    async def _until_known(self, name: str) -> None:
+        code = watched(name, f"open('log', 'a').write('{name} ')\nprint({name!r})")
+        while True:
+            answer = in_time(await self._fleet.run(self.session, code, f"tsk_{name}"))
+            self.told[answer.reason or answer.code or "OK"] += 1
+            if answer.ok and answer.stdout == f"{name}\n":
+                self.acked.append(name)
+                return
+            if unknown(answer):
+                self.open.append(name)
+                return
+            assert answer.code in {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED"}, answer
+            await asyncio.sleep(0.1)
+
+    async def check(self) -> None:
+        """Everything that was acknowledged is there, in order and once."""
+        log = (await self._fleet.stdout(self.session, "print(open('log').read())")).split()
+        assert [name for name in log if name not in self.open] == self.acked, self.told
+
+
+async def test_a_rolling_restart_loses_nothing_and_runs_nothing_twice(
+    fleet: Fleet, witness: Witness
+) -> None:
+    """Each worker in turn drains, ends, and is started again, while callers go on."""
+    callers = [Caller(fleet, number) for number in range(4)]
+    over = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for caller in callers:
+            group.create_task(caller.work(over))
+        await fleet.until(lambda: _all_busy(callers), "callers at work")
+        for _ in range(3 if SOAK else 1):
+            for name in ("a", "b") if SOAK else ("a",):
+                witness.look()
+                assert await fleet.workers[name].drain() == 0
+                await _progress(fleet, callers)
+                witness.look()
+                await fleet.workers[name].start()
+                await fleet.joined(2)
+        over.set()
+    for caller in callers:
+        await caller.check()
+    runs = witness.runs()
+    assert set(runs.values()) == {1}, {name: count for name, count in runs.items() if count != 1}
+    await end(fleet, *(caller.session for caller in callers))
+
+
+async def _all_busy(callers: list[Caller]) -> bool:
+    return all(len(caller.acked) > 1 for caller in callers)
+
+
+async def _progress(fleet: Fleet, callers: list[Caller]) -> None:
+    """Every caller gets on with one worker alone."""
+    before = [len(caller.acked) for caller in callers]
+
+    async def done() -> bool:
+        return all(len(caller.acked) > n for caller, n in zip(callers, before, strict=True))
+
+    await fleet.until(done, "work on the other worker")
