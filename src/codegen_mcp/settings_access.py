@@ -29,6 +29,8 @@ class AccessSettings(BaseSettings):
     """The claim that has quotas (an object with ``sessions``, ``tasks``, ``calls_per_minute``)."""
     auth_certificates: bool = False
     """The name in a verified client certificate is a principal where no token was sent."""
+    auth_links: bool = False
+    """Links to artifacts need the token of whose they are beside them (``serve`` alone)."""
     quota_sessions: int = Field(default=0, ge=0)
     """Live sessions of a principal for whom nothing else is said; 0 is without bound."""
     quota_tasks: int = Field(default=0, ge=0)
@@ -73,6 +75,8 @@ class AccessSettings(BaseSettings):
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
         if self.auth_certificates and not self.tls_client_ca:
             raise ValueError("auth_certificates needs tls_client_ca, which verifies them")
+        if self.auth_links and not (self.auth_tokens or self.auth_jwks):
+            raise ValueError("auth_links needs auth_tokens or auth_jwks, whose tokens it asks for")
         jwt = (self.auth_jwks, self.auth_jwt_issuer, self.auth_jwt_audience.strip())
         if any(jwt) and not all(jwt):
             raise ValueError("auth_jwks, auth_jwt_issuer and auth_jwt_audience go together")

@@ -13,6 +13,7 @@ from codegen_mcp.bootstrap.router import Routing, open_routing
 from codegen_mcp.coordinator.app import CoordinatorConfig, CoordinatorServer
 from codegen_mcp.coordinator.auth.authenticator import open_authenticator
 from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor
+from codegen_mcp.coordinator.auth.link_guard import refuse_auth_links
 from codegen_mcp.coordinator.auth.reach import check_reach, reach_lines
 from codegen_mcp.coordinator.auth.tls import ServerIdentity, channel_credentials
 from codegen_mcp.coordinator.auth.worker_auth import open_worker_gate
@@ -54,6 +55,7 @@ async def open_coordinator(settings: Settings) -> AsyncIterator[Coordinator]:
         WorkerError: The directory cannot be used. OSError: A port is taken.
     """
     check_reach(settings.host, asks=settings.auth.asks, insecure_no_auth=settings.insecure_no_auth)
+    refuse_auth_links(settings.auth_links)
     identity = None if settings.tls is None else ServerIdentity(settings.tls)
     client_tls = settings.client_tls
     async with AsyncExitStack() as stack:

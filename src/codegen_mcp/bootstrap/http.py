@@ -18,7 +18,7 @@ from codegen_mcp.engine.artifacts.keeper import ArtifactKeeper
 from codegen_mcp.engine.durable import write_file
 from codegen_mcp.http.app import make_app
 from codegen_mcp.http.artifact_links import ArtifactLinks
-from codegen_mcp.http.artifacts import artifact_route
+from codegen_mcp.http.artifacts import Guard, artifact_route
 from codegen_mcp.http.link_key import load_key
 from codegen_mcp.http.protocol import MAX_CONNECTIONS
 from codegen_mcp.http.server import HttpServer
@@ -50,6 +50,7 @@ async def open_http(
     ready: Callable[[], bool],
     tls: ssl.SSLContext | None = None,
     face: ASGIApp | None = None,
+    guard: Guard | None = None,
 ) -> AsyncIterator[Http]:
     """Open METRICS_PORT and HTTP_PORT; while the latter is open, artifacts have links.
 
@@ -61,6 +62,7 @@ async def open_http(
         ready: Whether new work is taken.
         tls: Serve HTTPS by it.
         face: Gets what HTTP_PORT has no other answer for; metrics are then beside it.
+        guard: Asked about each use of a link.
 
     Raises:
         OSError: A port is taken. Corrupt, Unavailable: The key of the links.
@@ -86,7 +88,7 @@ async def open_http(
                 metrics=metrics.render if shared or face is not None else None,
                 metrics_type=CONTENT_TYPE,
                 routes=[
-                    artifact_route(artifacts, links),
+                    artifact_route(artifacts, links, guard),
                     *([Mount("/", face)] if face is not None else []),
                 ],
             )

@@ -15,6 +15,7 @@ from codegen_mcp.bootstrap.serve import sandbox_lines
 from codegen_mcp.coordinator.app import CoordinatorConfig, CoordinatorServer
 from codegen_mcp.coordinator.auth.authenticator import open_authenticator
 from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor
+from codegen_mcp.coordinator.auth.link_guard import LinkGuard
 from codegen_mcp.coordinator.auth.reach import check_reach, reach_lines
 from codegen_mcp.coordinator.auth.tls import ServerIdentity
 from codegen_mcp.coordinator.mcp.http import PATH, open_mcp_app
@@ -90,6 +91,14 @@ async def open_served(settings: Settings, face: Face | None = None) -> AsyncIter
                 ready=lambda: grpc.serving,
                 tls=None if identity is None else identity.http(),
                 face=app,
+                guard=LinkGuard(
+                    authenticator,
+                    local.engine.artifacts,
+                    local.routing.directory,
+                    always=settings.auth_links,
+                )
+                if authenticator.asks
+                else None,
             )
         )
         assert http.artifacts is not None

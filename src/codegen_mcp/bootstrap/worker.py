@@ -11,6 +11,7 @@ from codegen_mcp.bootstrap.http import Http, open_http
 from codegen_mcp.bootstrap.lifecycle import joining, open_agent
 from codegen_mcp.coordinator.auth.authenticator import open_authenticator
 from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor
+from codegen_mcp.coordinator.auth.link_guard import refuse_auth_links
 from codegen_mcp.coordinator.auth.reach import check_reach
 from codegen_mcp.coordinator.auth.tls import ServerIdentity
 from codegen_mcp.server.app import WorkerServer
@@ -47,6 +48,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
         asks=settings.auth.asks or joins.asks,
         insecure_no_auth=settings.insecure_no_auth,
     )
+    refuse_auth_links(settings.auth_links)
     identity = None if settings.tls is None else ServerIdentity(settings.tls)
     metrics = WorkerMetrics(worker_id=settings.worker_id, version=__version__)
     async with AsyncExitStack() as stack:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -26,6 +26,7 @@ SLOWEST_BYTES_PER_S = 16 * 1024
 
 STATUS: Mapping[type[errors.WorkerError], int] = {
     errors.InvalidRequest: 400,
+    errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.AlreadyExists: 409,
@@ -37,12 +38,17 @@ STATUS: Mapping[type[errors.WorkerError], int] = {
 """Anything else is 500."""
 
 
-def artifact_route(artifacts: Artifacts, links: ArtifactLinks) -> Route:
+Guard = Callable[[Mapping[str, str], str, str], Awaitable[None]]
+"""Of headers (names in lower case), artifact and peer; raises where a link is not enough."""
+
+
+def artifact_route(artifacts: Artifacts, links: ArtifactLinks, guard: Guard | None = None) -> Route:
     """Make the route of all links.
 
     Args:
         artifacts: What is served.
         links: Made every link that is accepted.
+        guard: Asked about each request whose link is good.
     """
 
     async def serve(request: Request) -> Response:
@@ -53,6 +59,9 @@ def artifact_route(artifacts: Artifacts, links: ArtifactLinks) -> Route:
             if len(query) != len(request.query_params.multi_items()):
                 query = {}
             grant = links.check(request.method, artifact_id, query)
+            if guard is not None:
+                peer = "" if request.client is None else f"{request.client[0]}:{request.client[1]}"
+                await guard(request.headers, artifact_id, peer)
             if grant.size_bytes is not None:
                 return await _take(request, artifacts, artifact_id, grant.size_bytes)
             return await _give(request, artifacts, await artifacts.get(artifact_id))
@@ -153,7 +162,7 @@ def _refusal(error: errors.WorkerError) -> Response:
     if status == 500:
         log.error("http.artifact_failed", reason=error.reason, exc_info=error)
     text = error.message if status != 500 or isinstance(error, errors.Corrupt) else "internal error"
-    headers = {}
+    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     if error.retry_after_s is not None:
         headers["retry-after"] = f"{error.retry_after_s:.0f}"
     return PlainTextResponse(text + "\n", status_code=status, headers=headers)

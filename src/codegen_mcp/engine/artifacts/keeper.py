@@ -227,6 +227,17 @@ class ArtifactKeeper:
             raise facts.no_artifact(artifact_id)
         return info
 
+    async def session_of(self, artifact_id: str) -> str:
+        """The session of an artifact, or of an upload that was announced.
+
+        Raises:
+            NotFound: There is neither.
+        """
+        upload = self._uploads.get(artifact_id)
+        if upload is not None:
+            return upload.announced.session_id
+        return (await self.get(artifact_id)).session_id
+
     async def read(
         self, artifact_id: str, *, offset: int = 0, length: int | None = None
     ) -> AsyncIterator[bytes]:
