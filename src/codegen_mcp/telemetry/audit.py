@@ -29,6 +29,8 @@ log = structlog.get_logger()
 RETRY_S = 1.0
 """How soon what could not be written is tried again."""
 REASON = "AUDIT_UNAVAILABLE"
+MOST_KEPT = 10_000
+"""Records that wait for a disk that cannot be written; more are counted as missed."""
 
 
 @dataclass(slots=True)
@@ -138,7 +140,16 @@ class AuditLog:
         self._wake.set()
 
     async def _run(self) -> None:
-        """Write until closed; never fails."""
+        """Write until closed; whoever waits when that ends is told that it will not be."""
+        try:
+            await self._serve()
+        finally:
+            self._closing = True
+            for one in self._waiting:
+                if one.written is not None and not one.written.done():
+                    one.written.set_exception(cannot_record())
+
+    async def _serve(self) -> None:
         now = asyncio.get_running_loop().time
         synced = told = now()
         while True:
@@ -179,8 +190,8 @@ class AuditLog:
         """Compress what is full; a disk without room for that is asked again at the next file."""
         try:
             await asyncio.to_thread(self._writer.tidy)
-        except OSError as error:
-            log.warning("audit.not_tidied", path=str(self.config.directory), why=error.strerror)
+        except Exception as error:
+            log.warning("audit.not_tidied", path=str(self.config.directory), why=str(error))
 
     async def _write(self, *, last: bool) -> None:
         batch, self._waiting = self._waiting, []
@@ -215,7 +226,7 @@ class AuditLog:
         kept: list[_Waiting] = []
         for one in batch:
             waits = one.written is not None and not one.written.done()
-            if one.keep and required and not last:
+            if one.keep and required and not last and len(kept) < MOST_KEPT:
                 kept.append(_Waiting(one.record, None, True))
             elif required and not one.keep:
                 pass  # nothing has happened, and the caller is told

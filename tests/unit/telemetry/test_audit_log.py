@@ -286,6 +286,32 @@ async def test_where_it_is_not_required_calls_go_on_and_the_gap_is_recorded(tmp_
     assert found.missed == log.missed == 2
 
 
+async def test_what_waits_for_a_full_disk_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codegen_mcp.telemetry.audit.MOST_KEPT", 10)
+    async with AuditLog(AuditConfig(directory=tmp_path)) as log:
+        real = log._writer._write
+
+        def full(data: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        log._writer._write = full  # type: ignore[method-assign]
+        for number in range(30):
+            await log.record({"kind": "end", "call": f"c{number}"}, keep=True)
+        log._writer._write = real  # type: ignore[method-assign]
+    found = verify(tmp_path, [log.published])
+    assert found.sound
+    assert found.missed == log.missed == 20
+
+
+async def test_whoever_waits_when_it_ends_is_told(tmp_path: Path) -> None:
+    async with AuditLog(AuditConfig(directory=tmp_path)) as log:
+        pass
+    with pytest.raises(Unavailable):
+        await log.record({"kind": "call"})
+
+
 async def test_the_chain_is_what_its_description_says() -> None:
     line, head = seal(Head(), {"kind": "x", "text": 'ä"\ud800\n'})
     assert b"\n" not in line

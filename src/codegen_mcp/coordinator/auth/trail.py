@@ -115,7 +115,7 @@ class Trail:
         except Exception as error:
             outcome.status = code_of(error).name
             outcome.note(reason=getattr(error, "reason", "INTERNAL"))
-            await self._log.record(self._ended(head, outcome, began), keep=True)
+            await self._log.record(self._ended(head, outcome, began), keep=not call.looks)
             raise
         else:
             await self._log.record(self._ended(head, outcome, began), keep=not call.looks)
