@@ -15,6 +15,7 @@ from codegen_mcp.bootstrap.engine import Engine, isolation, open_engine
 from codegen_mcp.bootstrap.router import Routing, open_routing
 from codegen_mcp.coordinator.base import Gateway
 from codegen_mcp.coordinator.embedded import EmbeddedConfig, EmbeddedWorker
+from codegen_mcp.coordinator.local_link import LocalLink
 from codegen_mcp.server.app import WorkerServer
 from codegen_mcp.server.config import ServerConfig
 from codegen_mcp.settings import Settings
@@ -76,6 +77,8 @@ async def open_local_gateway(settings: Settings) -> AsyncIterator[LocalGateway]:
         routing = await stack.enter_async_context(open_routing(settings, engine.host.state.root))
         if routing.audit is not None:
             metrics.registry.register(AuditMetrics(routing.audit))
+        services = worker.local
+        assert services is not None
         await stack.enter_async_context(
             EmbeddedWorker(
                 routing.workers,
@@ -91,6 +94,7 @@ async def open_local_gateway(settings: Settings) -> AsyncIterator[LocalGateway]:
                     tools=frozenset(spec.name for spec in engine.tasks.specs),
                     metadata=facts,
                 ),
+                link=lambda owner: LocalLink(owner, services),
             )
         )
         yield LocalGateway(

@@ -12,6 +12,7 @@ from typing import Self
 import structlog
 
 from codegen_mcp._proto.codegen.v1 import worker_lifecycle_pb2 as lifecycle_pb
+from codegen_mcp.coordinator.base import WorkerLink
 from codegen_mcp.coordinator.dialled_link import DialledLink
 from codegen_mcp.coordinator.directory.base import Owner
 from codegen_mcp.coordinator.fencing import Fencing
@@ -48,6 +49,8 @@ class EmbeddedWorker:
         capacity: Callable[[], lifecycle_pb.SessionCapacity],
         draining: Callable[[], bool],
         config: EmbeddedConfig,
+        *,
+        link: Callable[[Owner], WorkerLink] | None = None,
     ) -> None:
         """Wire it.
 
@@ -58,7 +61,9 @@ class EmbeddedWorker:
             capacity: Its room and sessions, as it would send them.
             draining: Whether it ends.
             config: See there.
+            link: Makes the way to it; None dials its address.
         """
+        self._link = link or self._dial
         self._workers = workers
         self._fencing = fencing
         self._ownership = ownership
@@ -104,9 +109,11 @@ class EmbeddedWorker:
         for session_id, epoch in adoption.granted.items():
             await self._ownership.grant(session_id, epoch)
         await self._fence(adoption.fenced)
-        link = DialledLink(worker.owner, self._config.address, token=self._config.dial_token)
-        await self._workers.attach(worker.owner, link)
+        await self._workers.attach(worker.owner, self._link(worker.owner))
         self._owner = worker.owner
+
+    def _dial(self, owner: Owner) -> WorkerLink:
+        return DialledLink(owner, self._config.address, token=self._config.dial_token)
 
     async def _beat_on(self) -> None:
         while True:
