@@ -17,6 +17,7 @@ import pytest_asyncio
 from codegen_mcp._proto.codegen.v1 import common_pb2
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
 from codegen_mcp.testing.fleet import LOST_AFTER_S, Fleet, open_fleet
+from codegen_mcp.testing.fleet_caller import Caller, all_get_on
 from codegen_mcp.testing.fleet_judge import begun, end, in_time, unknown
 from codegen_mcp.testing.fleet_witness import Witness, watched
 
@@ -200,46 +201,6 @@ async def test_a_coordinator_that_was_stopped_holds_it_against_nobody(
     await end(fleet, *sessions)
 
 
-class Caller:
-    """Counts up in one session; remembers what was acknowledged and what may have been done."""
-
-    def __init__(self, fleet: Fleet, number: int) -> None:
-        self._fleet = fleet
-        self._number = number
-        self.session = ""
-        self.acked: list[str] = []
-        self.open: list[str] = []
-        self.told: Counter[str] = Counter()
-
-    async def work(self, over: asyncio.Event) -> None:
-        """One task after the other; one that was refused is asked for again, under its id."""
-        self.session = await self._fleet.session()
-        turn = 0
-        while not over.is_set():
-            turn += 1
-            name = f"{self._number}-{turn}"
-            await self._until_known(name)
-
-    async def _until_known(self, name: str) -> None:
-        code = watched(name, f"open('log', 'a').write('{name} ')\nprint({name!r})")
-        while True:
-            answer = in_time(await self._fleet.run(self.session, code, f"tsk_{name}"))
-            self.told[answer.reason or answer.code or "OK"] += 1
-            if answer.ok and answer.stdout == f"{name}\n":
-                self.acked.append(name)
-                return
-            if unknown(answer):
-                self.open.append(name)
-                return
-            assert answer.code in {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED"}, answer
-            await asyncio.sleep(0.1)
-
-    async def check(self) -> None:
-        """Everything that was acknowledged is there, in order and once."""
-        log = (await self._fleet.stdout(self.session, "print(open('log').read())")).split()
-        assert [name for name in log if name not in self.open] == self.acked, self.told
-
-
 async def test_a_rolling_restart_loses_nothing_and_runs_nothing_twice(
     fleet: Fleet, witness: Witness
 ) -> None:
@@ -248,33 +209,20 @@ async def test_a_rolling_restart_loses_nothing_and_runs_nothing_twice(
     over = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for caller in callers:
+            await caller.begin()
             group.create_task(caller.work(over))
-        await fleet.until(lambda: _all_busy(callers), "callers at work")
+        await all_get_on(fleet, callers)
         for _ in range(3 if SOAK else 1):
             for name in ("a", "b") if SOAK else ("a",):
                 witness.look()
                 assert await fleet.workers[name].drain() == 0
-                await _progress(fleet, callers)
+                await all_get_on(fleet, callers)
                 witness.look()
                 await fleet.workers[name].start()
                 await fleet.joined(2)
         over.set()
     for caller in callers:
         await caller.check()
-    runs = witness.runs()
-    assert set(runs.values()) == {1}, {name: count for name, count in runs.items() if count != 1}
+        assert not caller.open, caller.told
+    assert set(witness.runs().values()) == {1}
     await end(fleet, *(caller.session for caller in callers))
-
-
-async def _all_busy(callers: list[Caller]) -> bool:
-    return all(len(caller.acked) > 1 for caller in callers)
-
-
-async def _progress(fleet: Fleet, callers: list[Caller]) -> None:
-    """Every caller gets on with one worker alone."""
-    before = [len(caller.acked) for caller in callers]
-
-    async def done() -> bool:
-        return all(len(caller.acked) > n for caller, n in zip(callers, before, strict=True))
-
-    await fleet.until(done, "work on the other worker")
