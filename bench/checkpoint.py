@@ -124,13 +124,13 @@ def unpack_gnu(archive: Path, target: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def engine(base: Path) -> AsyncIterator[Engine]:
+async def engine(base: Path, keep: int = 3) -> AsyncIterator[Engine]:
     settings = Settings(
         base_workspace=base / "state",
         disk_bytes=3 << 30,
         pool_size=1,
         max_sessions=8,
-        max_checkpoints=3,
+        max_checkpoints=keep,
         memory_bytes=1 << 30,
         log_level="error",
     )
@@ -222,7 +222,7 @@ async def big(base: Path, label: str, make: Callable[[Path, int], None], rounds:
     """1 MB changed in 1 GB: time, size, and the worker's memory."""
     full, small = Samples(f"{label}: full save"), Samples(f"{label}: 1 MB changed")
     sizes = [0, 1]
-    async with engine(base) as opened:
+    async with engine(base, keep=100) as opened:  # deleting a gigabyte keeps the disk busy
         view = await opened.sessions.create(SESSION)
         root = opened.sessions.session(view.session_id).slot.volume.root / "workspace"
         await asyncio.to_thread(make, root, 1024 * MIB)
@@ -290,7 +290,7 @@ async def measure(python: Path) -> tuple[list[Samples], list[Target]]:
         ):
             base = Path(name) / "big"
             base.mkdir(mode=0o711)
-            more, its = await big(base, label, tree, max(2, n // 30))
+            more, its = await big(base, label, tree, max(2, n // 12 if promised else n // 30))
             samples += more
             targets += [one for one in its if promised or not one.name.endswith("changed / full")]
             shutil.rmtree(base, ignore_errors=True)

@@ -16,7 +16,7 @@ from codegen_mcp.engine.checkpoints.archive_inflate import iter_inflated
 
 _PACKERS = 2
 """Packing takes longer than all the rest."""
-_PENDING = 4
+_PENDING = 3
 """Blocks under way at most: bounds memory."""
 _COPY_BYTES = 1024 * 1024
 

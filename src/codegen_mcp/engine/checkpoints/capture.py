@@ -213,20 +213,21 @@ class Capture:
     def complete(self) -> Captured:
         """Pack the copies and everything that has no content; all entries in order."""
         self._table.prune()
-        ordered = list(self._table.ordered())
-        leading = {
-            path for path, seen, target in ordered if target is None and seen.kind is EntryKind.FILE
-        }
-        for path in [path for path in self._content if path not in leading]:
+        groups = self._table.groups()
+
+        def leads(path: bytes) -> bool:
+            return path not in groups and self._table.is_file(path)
+
+        for path in [path for path in self._content if not leads(path)]:
             self._forget(path)
-        for path in [path for path in self._copies if path not in leading]:
+        for path in [path for path in self._copies if not leads(path)]:
             del self._copies[path]
         self._writer.drop(self._stale)
         for path in sorted(self._copies, key=order):
             self._pack_copy(path, *self._copies[path])
         entries: list[Entry] = []
         states: dict[bytes, State] = {}
-        for path, seen, target in ordered:
+        for path, seen, target in self._table.ordered():
             if target is not None:
                 leader = self._table.names[target]
                 entry = Entry(path, EntryKind.HARDLINK, leader.mode, leader.mtime_ns, target=target)

@@ -331,7 +331,6 @@ class Checkpointer:
     ) -> None:
         """Write down what makes the next one cheap, then let go of the session's lock."""
         async with held:
-            await settled(taken.closing)
             with suppress(OSError):  # only a hint
                 await to_end(lambda: taken.live.save(session.directory / LIVE_STATE))
             try:
@@ -340,6 +339,7 @@ class Checkpointer:
                     await self._retention.sweep(session.session_id)
             except WorkerError as error:
                 log.warning("checkpoint.not_swept", error=error.message)
+        await settled(taken.closing)
 
     async def _stored_late(self, info: CheckpointInfo) -> None:
         """Take note of a checkpoint that waited for the store; the session's lock is held."""
