@@ -46,7 +46,7 @@ class AuditWriter:
         self._lock = -1
         self._length = 0
         self._unsynced = False
-        self._broken = False
+        self._broken = ""
         self._current: AuditFile | None = None
         self.head = Head()
         self.full = False
@@ -114,8 +114,13 @@ class AuditWriter:
     def _write(self, data: bytes) -> None:
         """Append; what was half written is taken back."""
         if self._fd < 0 or self._broken:
-            raise OSError(errno.EIO, "the audit log was lost to an error of the disk; restart")
+            raise OSError(errno.EIO, self._broken or "the audit log is not open")
         start = self._length
+        found = os.fstat(self._fd)
+        if not found.st_nlink or found.st_size != start:
+            # Nothing is added to a log that somebody cut or deleted under us: it would look whole.
+            self._broken = "it was cut, lengthened or deleted by somebody else; look, then restart"
+            raise OSError(errno.ESTALE, self._broken)
         view = memoryview(data)
         try:
             while view:
@@ -137,7 +142,7 @@ class AuditWriter:
                 os.fdatasync(self._fd)
             except OSError:
                 # The kernel forgets what it could not write: to try again would seem to succeed.
-                self._broken = True
+                self._broken = "an error of the disk may have lost a part of it; look, then restart"
                 raise
             self._unsynced = False
 

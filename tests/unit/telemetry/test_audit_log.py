@@ -286,6 +286,25 @@ async def test_where_it_is_not_required_calls_go_on_and_the_gap_is_recorded(tmp_
     assert found.missed == log.missed == 2
 
 
+@pytest.mark.parametrize("harm", ["cut", "lengthened", "deleted"])
+async def test_a_log_that_is_changed_under_a_running_service_stops_it(
+    tmp_path: Path, harm: str
+) -> None:
+    async with AuditLog(AuditConfig(directory=tmp_path)) as log:
+        await log.record({"kind": "call", "call": "a"})
+        path = only_file(tmp_path)
+        if harm == "deleted":
+            path.unlink()
+        elif harm == "cut":
+            path.write_bytes(path.read_bytes()[:-200])
+        else:
+            path.write_bytes(path.read_bytes() + b"x")
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await log.record({"kind": "call", "call": "b"})
+        assert log.failing
+
+
 async def test_what_waits_for_a_full_disk_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
