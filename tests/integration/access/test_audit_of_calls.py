@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -225,9 +224,12 @@ async def test_where_calls_cannot_be_recorded_none_is_made(tmp_path: Path) -> No
     async with two_tenants(tmp_path, audit_dir=str(tmp_path / "audit")) as tenants:
         log = tenants.served.local.routing.audit
         assert log is not None
-        # The disk fails: the descriptor of the log is one that cannot be written.
-        broken = os.open("/dev/full", os.O_WRONLY)
-        good, log._writer._fd = log._writer._fd, broken
+        write = log._writer._write
+
+        def full(data: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        log._writer._write = full  # type: ignore[method-assign]
         task = tasks_pb.TaskRequest(
             session_id=tenants.hers.session, typed_request=python("open('made', 'w')")
         )
@@ -239,8 +241,7 @@ async def test_where_calls_cannot_be_recorded_none_is_made(tmp_path: Path) -> No
             result = await agent.call_tool("run_python", {"code": "1"})
             assert result.is_error
             assert "cannot be recorded" in result.content[0].text  # type: ignore[union-attr]
-        log._writer._fd = good
-        os.close(broken)
+        log._writer._write = write  # type: ignore[method-assign]
         async with asyncio.timeout(10):
             while True:
                 try:

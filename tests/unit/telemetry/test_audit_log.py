@@ -156,12 +156,15 @@ async def test_full_files_are_followed_by_the_next_and_compressed(tmp_path: Path
     head = await written(tmp_path, 200, file_bytes=4096)
     files = list_files(tmp_path)
     assert len(files) > 5
-    assert [file.compressed for file in files[:-1]] == [True] * (len(files) - 1)
     found = verify(tmp_path, [head])
     assert found.sound
     assert found.calls == 200
     again = await written(tmp_path, 5, file_bytes=4096)
     assert verify(tmp_path, [head, again]).sound
+    # The last ones may be left to the next start.
+    assert {one.first for one in files[:-1]} <= {
+        one.first for one in list_files(tmp_path) if one.compressed
+    }
 
 
 async def test_a_file_in_the_middle_that_is_missing_or_damaged_is_found(tmp_path: Path) -> None:
