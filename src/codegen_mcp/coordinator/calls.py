@@ -12,9 +12,12 @@ from codegen_mcp.coordinator import refusals
 from codegen_mcp.coordinator.directory.base import SessionRow
 from codegen_mcp.coordinator.principal import Principal
 from codegen_mcp.coordinator.routes import Held, Revive, Routes
-from codegen_mcp.core.errors import WorkerError
+from codegen_mcp.core.errors import Unavailable, WorkerError
 
 T = TypeVar("T")
+
+MAY_COME = frozenset({"NO_WORKER", "WORKER_AWAY"})
+LOOK_AGAIN_S = 0.1
 
 
 class Unheld(Exception):
@@ -79,7 +82,16 @@ class SessionCalls:
             Unheld: It would have to be brought back, and ``revive`` is False.
         """
         how = self._revive if revive else _leave
-        return await self._routes.held(principal, session_id, how)
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.wait_s
+        while True:
+            try:
+                return await self._routes.held(principal, session_id, how)
+            except Unavailable as error:
+                # Whoever can restore it, or has it, may be about to join (again).
+                if error.reason not in MAY_COME or loop.time() >= give_up:
+                    raise
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def unary(
         self, principal: Principal, session_id: str, method: str, request: Message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar, cast
 
 from google.protobuf.message import Message
@@ -16,6 +16,7 @@ from codegen_mcp._proto.codegen.v1 import workspace_files_pb2 as files_pb
 from codegen_mcp.coordinator.directory.base import Owner
 from codegen_mcp.coordinator.methods import DOWNLOAD, PACKAGE, TASKS, UNARY, UPLOAD
 from codegen_mcp.coordinator.remote_errors import LinkBroken, LinkLost, from_rpc_error
+from codegen_mcp.coordinator.stream_link import StreamLink
 from codegen_mcp.core.errors import NotImplementedYet
 from codegen_mcp.server.convert import MAX_MESSAGE_BYTES
 from codegen_mcp.server.interceptors import REQUEST_ID
@@ -75,6 +76,7 @@ class DialledLink:
         self._closing = asyncio.Event()
         self._ending: set[Any] = set()
         """Calls whose last message came, and whose status is about to."""
+        self._stream: StreamLink | None = None
         options: list[tuple[str, str | int]] = [*OPTIONS]
         if server_name:
             options.append(("grpc.ssl_target_name_override", server_name))
@@ -139,6 +141,13 @@ class DialledLink:
         admitted: Callable[[], None] | None = None,
     ) -> AsyncGenerator[tasks_pb.TaskResponse, None]:
         """Run or join a task; leaving early cancels the call, not the task's own policy."""
+        stream = self._stream
+        if stream is not None and stream.open and isinstance(request, tasks_pb.TaskRequest):
+            over = stream.tasks(method, request, epoch=epoch, admitted=admitted)
+            async with aclosing(over):
+                async for answer in over:
+                    yield answer
+            return
         await self._connected()
         call = self._streams[method](request, metadata=self._metadata(epoch))
         try:
@@ -161,6 +170,13 @@ class DialledLink:
         finally:
             if call not in self._ending:
                 call.cancel()
+
+    def run_tasks_over(self, stream: StreamLink | None) -> None:
+        """Send tasks over the worker's own TaskStream from now on, where many share a message.
+
+        A call of gRPC costs both sides more than a short task does. None: no more.
+        """
+        self._stream = stream
 
     async def upload(
         self, chunks: AsyncIterator[files_pb.UploadChunk], *, epoch: int = 0
@@ -189,6 +205,8 @@ class DialledLink:
             return
         self._closed = True
         self._closing.set()
+        if self._stream is not None:
+            await self._stream.close()
         await self._channel.close()
 
     async def _messages(self, call: Any) -> AsyncGenerator[Any, None]:

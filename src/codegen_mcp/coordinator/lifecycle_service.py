@@ -26,6 +26,7 @@ from grpc import aio
 from codegen_mcp._proto.codegen.v1 import worker_lifecycle_pb2 as pb
 from codegen_mcp.coordinator.auth.grpc_auth import Context, bearer_of, peer_of
 from codegen_mcp.coordinator.auth.worker_auth import WorkerGate
+from codegen_mcp.coordinator.dialled_link import DialledLink
 from codegen_mcp.coordinator.fencing import Fencing
 from codegen_mcp.coordinator.registered import Registered, load_of, registration_of
 from codegen_mcp.coordinator.stream_channel import STALL_S, StreamChannel, level_of
@@ -169,6 +170,7 @@ class LifecycleService:
             accepted=True,
             heartbeat_interval_sec=max(1, int(beat_s)),
             heartbeat_interval_ms=int(beat_s * 1000),
+            batches=True,
             incarnation=worker.owner.incarnation,
             fenced_sessions=adoption.fenced,
             granted_sessions=[
@@ -231,20 +233,28 @@ class LifecycleService:
         self, frames: AsyncIterator[pb.TaskStreamMessage], context: Context
     ) -> pb.TaskStreamMessage:
         """Carry a worker's stream until it ends; the last message is an empty one."""
-        known, level = await self._identify(frames, context)
+        known, hello = await self._identify(frames, context)
+        level = Level.PLAIN if hello is None else level_of(hello)
         worker = self._workers.find(known.owner)
         if worker is None:
             raise _unregistered(known.owner.worker_id)
         if known.silent and known.owner.incarnation > 1:
             await self._hear(known)
         channel = StreamChannel(known.owner, level, stall_s=self._config.stall_s)
+        channel.batches = hello is not None and hello.batches
         link = StreamLink(known.owner, channel, create_s=self._config.create_s)
         log.info("stream.opened", worker=worker.worker_id, frames=level.name.lower())
+        dialled: DialledLink | None = None
         try:
             if not await self._dialler.reach(worker):
                 await self._workers.attach(known.owner, link)
+            elif isinstance(worker.link, DialledLink) and channel.batches:
+                dialled = worker.link
+                dialled.run_tasks_over(link)
             await link.serve(frames, context.write)
         finally:
+            if dialled is not None:
+                dialled.run_tasks_over(None)
             await self._workers.detach(known.owner, link)
             log.info("stream.closed", worker=worker.worker_id)
         return pb.TaskStreamMessage(keepalive=pb.StreamKeepAlive())
@@ -288,7 +298,7 @@ class LifecycleService:
 
     async def _identify(
         self, frames: AsyncIterator[pb.TaskStreamMessage], context: Context
-    ) -> tuple[Registered, Level]:
+    ) -> tuple[Registered, pb.StreamHello | None]:
         """Say whose stream this is: by its metadata, its hello, or its connection; never guessed.
 
         Raises:
@@ -328,7 +338,7 @@ class LifecycleService:
                 f"the hello is of incarnation {hello.incarnation} of worker {name[:80]!r}, and "
                 f"{known.owner.incarnation} is registered; register again"
             )
-        return known, Level.PLAIN if hello is None else level_of(hello)
+        return known, hello
 
     def _by_connection(self, context: Context) -> str:
         """The one worker that registered on the connection of a call; empty where it is not one."""

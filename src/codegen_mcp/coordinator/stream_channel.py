@@ -46,6 +46,8 @@ class StreamChannel:
         """
         self.worker_id = owner.worker_id
         self.level = level
+        self.batches = False
+        """Whether the worker takes several frames in one."""
         self.created: asyncio.Future[pb.SessionCreateResponse] | None = None
         """Of the one session that is being made by ``session_create``."""
         self._stall_s = stall_s
@@ -84,6 +86,11 @@ class StreamChannel:
             for work in works:
                 work.cancel()
             await asyncio.gather(*works, return_exceptions=True)
+
+    @property
+    def open(self) -> bool:
+        """Whether it has not ended."""
+        return not self._ended.is_set()
 
     def close(self) -> None:
         """End everything under way with LinkLost; idempotent."""
@@ -170,9 +177,12 @@ class StreamChannel:
             del self._uploads[key]
 
     async def _send(self, write: Write) -> None:
-        while (frame := await self._outbox.get()) is not None:
+        while frames := await self._outbox.get_batch(several=self.batches):
+            if len(frames) > 1:
+                frames = [Frame(batch=pb.StreamBatch(frames=frames))]
             async with asyncio.timeout(self._stall_s):
-                await write(frame.SerializeToString())
+                for frame in frames:
+                    await write(frame.SerializeToString())
 
     async def _keep_alive(self) -> None:
         while True:
@@ -195,6 +205,9 @@ class StreamChannel:
             last = answer.WhichOneof("payload") in {"result", "error"}
             for inbox in self._inboxes.get(answer.stream_id or answer.task_id, ()):
                 inbox.put(answer, omittable=self.level < Level.CALLS and not last)
+        elif kind == "batch":
+            for one in frame.batch.frames:
+                self._take(one)
         elif kind == "part":
             for inbox in self._inboxes.get(frame.part.stream_id, ()):
                 inbox.put(frame.part)
@@ -211,6 +224,7 @@ class StreamChannel:
                 credit.grant(frame.credit.bytes)
         elif kind == "hello" and frame.hello.worker_id == self.worker_id:
             self.level = max(self.level, level_of(frame.hello))
+            self.batches = frame.hello.batches
 
     @staticmethod
     def _answer(waiting: asyncio.Future[Any] | None, result: object) -> None:

@@ -71,6 +71,11 @@ class StreamLink:
         """Of the worker's start."""
         return self._owner.incarnation
 
+    @property
+    def open(self) -> bool:
+        """Whether calls may still be answered over it."""
+        return self._channel.open
+
     async def serve(self, frames: AsyncIterator[Frame], write: Write) -> None:
         """As of the channel."""
         await self._channel.serve(frames, write)
@@ -181,6 +186,7 @@ class StreamLink:
         if numbered:
             assignment.stream_id = channel.number("s")
             assignment.credit_bytes = WINDOW_BYTES
+            assignment.request_id = _request_id()
         key = assignment.stream_id or assignment.task_id
         followed, over, taken = channel.is_listening(key), False, 0
         with channel.listening(key) as inbox:

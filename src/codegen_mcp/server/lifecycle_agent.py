@@ -332,11 +332,16 @@ class LifecycleAgent:
                     incarnation=registration.incarnation,
                     sessions=self._reports.sessions(),
                     calls=True,
+                    batches=True,
                 )
                 first.append(pb.TaskStreamMessage(hello=hello))
             began = asyncio.get_running_loop().time()
             self._stream = AgentStream(
-                self._server.local, self._ids, self._tasks, keepalive_s=self._config.beat_s
+                self._server.local,
+                self._ids,
+                self._tasks,
+                keepalive_s=self._config.beat_s,
+                batches=registration.batches,
             )
             try:
                 await self._stream.carry(

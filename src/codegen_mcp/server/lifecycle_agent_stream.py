@@ -30,7 +30,13 @@ class AgentStream:
     """Carries one stream; use it once."""
 
     def __init__(
-        self, local: LocalServices, ids: ForeignIds, tasks: StreamTasks, *, keepalive_s: float
+        self,
+        local: LocalServices,
+        ids: ForeignIds,
+        tasks: StreamTasks,
+        *,
+        keepalive_s: float,
+        batches: bool = False,
     ) -> None:
         """Wire it up.
 
@@ -39,7 +45,9 @@ class AgentStream:
             ids: Of the coordinator.
             tasks: What goes on over several streams.
             keepalive_s: Between two keepalives.
+            batches: The coordinator takes several frames in one.
         """
+        self._batches = batches
         self._tasks = tasks
         self._keepalive_s = keepalive_s
         self._outbox: Outbox[Frame] = Outbox()
@@ -61,7 +69,11 @@ class AgentStream:
             self._outbox.put_now(frame)
         works = [
             asyncio.ensure_future(work)
-            for work in (self._receive(stream), self._send(stream), self._keep_alive(timestamp_ms))
+            for work in (
+                self._receive(stream),
+                self._send(stream, 1 + len(first)),
+                self._keep_alive(timestamp_ms),
+            )
         ]
         self._tasks.attach(self._outbox)
         try:
@@ -82,11 +94,16 @@ class AgentStream:
         """Return when everything was sent, or cannot be any more."""
         await self._outbox.flush()
 
-    async def _send(self, stream: Stream) -> None:
-        while (frame := await self._outbox.get()) is not None:
+    async def _send(self, stream: Stream, alone: int) -> None:
+        """Send until it is closed; so many frames, which say whose stream it is, by themselves."""
+        while frames := await self._outbox.get_batch(several=self._batches and alone <= 0):
+            alone -= 1
+            if len(frames) > 1:
+                frames = [Frame(batch=pb.StreamBatch(frames=frames))]
             try:
                 async with asyncio.timeout(STALL_S):
-                    await stream.write(frame)
+                    for frame in frames:
+                        await stream.write(frame)
             except asyncio.InvalidStateError:
                 return  # it has ended; the reader says how
 
@@ -105,7 +122,10 @@ class AgentStream:
     def _take(self, frame: Frame) -> None:
         """Begin what a frame asks for; never waits."""
         kind = frame.WhichOneof("message")
-        if kind == "assignment":
+        if kind == "batch":
+            for one in frame.batch.frames:
+                self._take(one)
+        elif kind == "assignment":
             self._tasks.take(frame.assignment, self._outbox)
         elif kind == "session_create":
             self._tasks.create(frame.session_create)

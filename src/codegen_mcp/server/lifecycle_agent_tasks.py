@@ -223,10 +223,14 @@ class StreamTasks:
             await event.wait()
         method = self._local.find("TaskExecution/ExecuteTask")
         request = stream_frames.task_request(run.assignment, session_id)
-        epoch = run.assignment.epoch
         try:
             last = await self._local.call(
-                method, request, write=write, epoch=epoch, admitted=taken.set
+                method,
+                request,
+                write=write,
+                epoch=run.assignment.epoch,
+                request_id=run.assignment.request_id,
+                admitted=taken.set,
             )
         except Refused as refused:
             ending = stream_frames.refusal(run.assignment, refused.status)

@@ -13,6 +13,10 @@ M = TypeVar("M", bound=Message)
 QUEUE_BYTES = 1024 * 1024
 """Of messages that wait for the one sender; one more is taken whatever its size."""
 
+BATCH_BYTES = 256 * 1024
+BATCH_MESSAGES = 256
+"""Of those that are sent together; a larger one goes alone."""
+
 
 class Outbox(Generic[M]):
     """Messages on their way to one sender; whoever puts waits in line while it is full."""
@@ -69,6 +73,22 @@ class Outbox(Generic[M]):
         self._bytes -= size
         self._wake_next()
         return message
+
+    async def get_batch(self, *, several: bool) -> list[M]:
+        """Take the next and, if ``several``, those that wait behind it; empty when it is closed."""
+        first = await self.get()
+        if first is None:
+            return []
+        batch = [first]
+        room = BATCH_BYTES - first.ByteSize() if several else 0
+        while self._messages and self._messages[0][1] <= room and len(batch) < BATCH_MESSAGES:
+            message, size = self._messages.popleft()
+            self._bytes -= size
+            room -= size
+            batch.append(message)
+        if len(batch) > 1:
+            self._wake_next()
+        return batch
 
     async def flush(self) -> None:
         """Return when everything was sent, or nothing is any more."""

@@ -26,6 +26,9 @@ from codegen_mcp.version import __version__
 
 log = structlog.get_logger()
 
+BUSY = 4
+"""After a write of so many records the next one waits for more: each costs a thread its turn."""
+GATHER_S = 0.001
 RETRY_S = 1.0
 """How soon what could not be written is tried again."""
 REASON = "AUDIT_UNAVAILABLE"
@@ -60,6 +63,8 @@ class AuditLog:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._waiting: list[_Waiting] = []
         self._gap = 0
+        self._written = 0
+        """Records of the last write."""
         self._wake = asyncio.Event()
         self._closing = False
         self._failing = ""
@@ -157,6 +162,8 @@ class AuditLog:
             self._wake.clear()
             closing = self._closing
             if self._waiting or self._gap:
+                if self._written >= BUSY and not closing:
+                    await asyncio.sleep(GATHER_S)
                 await self._write(last=closing)
             if not self._writer.unsynced:
                 synced = now()
@@ -195,6 +202,7 @@ class AuditLog:
 
     async def _write(self, *, last: bool) -> None:
         batch, self._waiting = self._waiting, []
+        self._written = len(batch)
         records = [one.record for one in batch]
         gap = self._gap
         if gap:

@@ -143,6 +143,7 @@ class RegisterResponse(_message.Message):
     FENCED_SESSIONS_FIELD_NUMBER: _builtins.int
     GRANTED_SESSIONS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Of the registration, not of a sandbox."""
     task_endpoint: _builtins.str
@@ -154,6 +155,8 @@ class RegisterResponse(_message.Message):
     """Rises with each start of the worker that the directory has seen."""
     heartbeat_interval_ms: _builtins.int
     """The interval again, where it is no whole number of seconds; 0: heartbeat_interval_sec holds."""
+    batches: _builtins.bool
+    """It takes batches on TaskStreams."""
     @_builtins.property
     def fenced_sessions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sessions that the worker holds no longer: it ends them without saving."""
@@ -176,10 +179,11 @@ class RegisterResponse(_message.Message):
         fenced_sessions: _abc.Iterable[_builtins.str] | None = ...,
         granted_sessions: _abc.Iterable[Global___SessionEpoch] | None = ...,
         heartbeat_interval_ms: _builtins.int = ...,
+        batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "fenced_sessions", b"fenced_sessions", "granted_sessions", b"granted_sessions", "heartbeat_interval_ms", b"heartbeat_interval_ms", "heartbeat_interval_sec", b"heartbeat_interval_sec", "incarnation", b"incarnation", "reason", b"reason", "session_id", b"session_id", "task_endpoint", b"task_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "batches", b"batches", "fenced_sessions", b"fenced_sessions", "granted_sessions", b"granted_sessions", "heartbeat_interval_ms", b"heartbeat_interval_ms", "heartbeat_interval_sec", b"heartbeat_interval_sec", "incarnation", b"incarnation", "reason", b"reason", "session_id", b"session_id", "task_endpoint", b"task_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,6 +442,7 @@ class TaskStreamMessage(_message.Message):
     OPEN_FIELD_NUMBER: _builtins.int
     PART_FIELD_NUMBER: _builtins.int
     LEAVE_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___TaskAssignment:
         """To the worker."""
@@ -510,6 +515,10 @@ class TaskStreamMessage(_message.Message):
     def leave(self) -> Global___StreamLeave:
         """To the worker: nobody listens to a stream any more."""
 
+    @_builtins.property
+    def batch(self) -> Global___StreamBatch:
+        """Both ways, where the other side takes it."""
+
     def __init__(
         self,
         *,
@@ -531,12 +540,13 @@ class TaskStreamMessage(_message.Message):
         open: Global___StreamOpen | None = ...,
         part: Global___StreamPart | None = ...,
         leave: Global___StreamLeave | None = ...,
+        batch: Global___StreamBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "call", b"call", "call_result", b"call_result", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "leave", b"leave", "message", b"message", "open", b"open", "operation_result", b"operation_result", "part", b"part", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "batch", b"batch", "call", b"call", "call_result", b"call_result", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "leave", b"leave", "message", b"message", "open", b"open", "operation_result", b"operation_result", "part", b"part", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "call", b"call", "call_result", b"call_result", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "leave", b"leave", "message", b"message", "open", b"open", "operation_result", b"operation_result", "part", b"part", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "batch", b"batch", "call", b"call", "call_result", b"call_result", "cancel", b"cancel", "checkpoint", b"checkpoint", "credit", b"credit", "fork", b"fork", "hello", b"hello", "keepalive", b"keepalive", "leave", b"leave", "message", b"message", "open", b"open", "operation_result", b"operation_result", "part", b"part", "response", b"response", "restore", b"restore", "session_create", b"session_create", "session_created", b"session_created", "session_destroy", b"session_destroy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "response", "keepalive", "session_create", "session_created", "hello", "cancel", "session_destroy", "checkpoint", "restore", "fork", "credit", "operation_result", "call", "call_result", "open", "part", "leave"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "response", "keepalive", "session_create", "session_created", "hello", "cancel", "session_destroy", "checkpoint", "restore", "fork", "credit", "operation_result", "call", "call_result", "open", "part", "leave", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -552,11 +562,14 @@ class StreamHello(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     incarnation: _builtins.int
     """One more for each start of the worker."""
     calls: _builtins.bool
     """It takes call, open, part and leave, and keeps to credit."""
+    batches: _builtins.bool
+    """It takes batches."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEpoch]: ...
     def __init__(
@@ -566,14 +579,37 @@ class StreamHello(_message.Message):
         incarnation: _builtins.int = ...,
         sessions: _abc.Iterable[Global___SessionEpoch] | None = ...,
         calls: _builtins.bool = ...,
+        batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "incarnation", b"incarnation", "sessions", b"sessions", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "calls", b"calls", "incarnation", b"incarnation", "sessions", b"sessions", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamHello: _TypeAlias = StreamHello  # noqa: Y015
+
+@_typing.final
+class StreamBatch(_message.Message):
+    """Frames that were waiting at the same time, in their order; at most 256 KiB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStreamMessage]: ...
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___TaskStreamMessage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamBatch: _TypeAlias = StreamBatch  # noqa: Y015
 
 @_typing.final
 class SessionEpoch(_message.Message):
@@ -1024,6 +1060,7 @@ class TaskAssignment(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     STREAM_ID_FIELD_NUMBER: _builtins.int
     CREDIT_BYTES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     session_id: _builtins.str
     sequence: _builtins.int
@@ -1034,6 +1071,8 @@ class TaskAssignment(_message.Message):
     """Not in use on this TaskStream; comes back in each response. Empty: task_id serves."""
     credit_bytes: _builtins.int
     """How many bytes of responses may be sent before more are granted; 0 is without bound."""
+    request_id: _builtins.str
+    """As in StreamCall."""
     @_builtins.property
     def request(self) -> _tools_pb2.ToolRequest: ...
     @_builtins.property
@@ -1053,10 +1092,11 @@ class TaskAssignment(_message.Message):
         epoch: _builtins.int = ...,
         stream_id: _builtins.str = ...,
         credit_bytes: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "context", b"context", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "context", b"context", "credit_bytes", b"credit_bytes", "epoch", b"epoch", "on_disconnect", b"on_disconnect", "request", b"request", "sequence", b"sequence", "session_id", b"session_id", "stream_id", b"stream_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "context", b"context", "credit_bytes", b"credit_bytes", "epoch", b"epoch", "on_disconnect", b"on_disconnect", "request", b"request", "request_id", b"request_id", "sequence", b"sequence", "session_id", b"session_id", "stream_id", b"stream_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
