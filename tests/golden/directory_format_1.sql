@@ -31,5 +31,7 @@ INSERT INTO "worker" VALUES('one','1',1,0,1);
 INSERT INTO "worker" VALUES('two','1',1,0,0);
 CREATE INDEX session_owner ON session (worker_id, incarnation, session_id);
 CREATE INDEX session_principal ON session (principal, session_id);
+CREATE INDEX session_live ON session (principal, session_id) WHERE state <> 'ended';
+CREATE INDEX session_page ON session (session_id) WHERE state <> 'ended';
 CREATE INDEX session_ended ON session (ended) WHERE ended IS NOT NULL;
 COMMIT;

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import sqlite3
 import stat
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from codegen_mcp.coordinator.directory import sqlite_file, sqlite_thread
+from codegen_mcp.coordinator.directory import sqlite_file, sqlite_thread, statements
 from codegen_mcp.coordinator.directory.base import Commit, Owner, RowState
 from codegen_mcp.coordinator.directory.registry import open_directory
 from codegen_mcp.coordinator.directory.schema import MIGRATIONS
@@ -211,3 +212,27 @@ def test_an_address_that_names_no_directory_is_refused_without_its_secrets(url: 
     with pytest.raises(InvalidRequest) as refused:
         open_directory(url)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        statements.RESERVE,
+        statements.END,
+        statements.FORGET,
+        statements.LOST,
+        statements.sessions(principal=True, owner=False, live_only=True),
+        statements.sessions(principal=False, owner=True, live_only=True),
+        statements.sessions(principal=False, owner=False, live_only=True),
+    ],
+)
+async def test_no_statement_reads_all_that_ever_was(path: Path, text: str) -> None:
+    """Ended sessions are kept in great number; each lookup has an index without them."""
+    with sqlite_file.open_file(path) as database:
+        facts = defaultdict(int, principal="p", session_id="s", worker_id="w", after="")
+        plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {text}", facts)]
+    searches = [step for step in plan if "session" in step or "worker" in step]
+    assert searches
+    for step in searches:
+        assert "INDEX" in step, plan
+        assert "session_principal" not in step, plan

@@ -40,6 +40,9 @@ FORMAT_1: Statements = (
     )""",
     "CREATE INDEX session_owner ON session (worker_id, incarnation, session_id)",
     "CREATE INDEX session_principal ON session (principal, session_id)",
+    # Of all that a principal ever had, most have ended.
+    "CREATE INDEX session_live ON session (principal, session_id) WHERE state <> 'ended'",
+    "CREATE INDEX session_page ON session (session_id) WHERE state <> 'ended'",
     "CREATE INDEX session_ended ON session (ended) WHERE ended IS NOT NULL",
 )
 

@@ -110,15 +110,17 @@ RELEASE = f"UPDATE session SET worker_id = NULL, incarnation = NULL WHERE {_HELD
 END = """
 UPDATE session SET
     state = 'ended', worker_id = NULL, incarnation = NULL,
-    ended = COALESCE(ended, (SELECT COALESCE(MAX(ended), 0) + 1 FROM session))
+    ended = COALESCE(
+        ended, (SELECT COALESCE(MAX(ended), 0) + 1 FROM session WHERE ended IS NOT NULL)
+    )
 WHERE session_id = :session_id AND epoch = :epoch"""
 
 GET = f"SELECT {COLUMNS} FROM session WHERE session_id = :session_id"
 
 FORGET = """
 DELETE FROM session
-WHERE state = 'ended' AND ended <= (
-    SELECT ended FROM session WHERE state = 'ended' ORDER BY ended DESC LIMIT 1 OFFSET :keep
+WHERE ended IS NOT NULL AND ended <= (
+    SELECT ended FROM session WHERE ended IS NOT NULL ORDER BY ended DESC LIMIT 1 OFFSET :keep
 )"""
 
 
