@@ -127,7 +127,7 @@ async def test_files_go_both_ways(link: WorkerLink) -> None:
         yield files.UploadChunk(end=files.UploadEnd(size=2_000_000, sha256=SHA256))
 
     summary = await link.upload(chunks())
-    assert summary.bytes_written == 2_000_000
+    assert summary.size == 2_000_000
     read = 0
     async for chunk in link.download(files.DownloadRequest(session_id=made, path="f")):
         read += len(chunk.data)
