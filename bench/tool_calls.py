@@ -153,12 +153,18 @@ async def _bare(url: str, count: int) -> AsyncIterator[Call]:
 
     async def call(tool: str, session: str) -> object:
         reader, writer = await free.get()
-        if reader.at_eof():  # the server closes what was idle for some seconds
-            writer.close()
-            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         try:
-            writer.write(_message(tool, session, parts.netloc))
-            head = await reader.readuntil(b"\r\n\r\n")
+            for last in (False, True):
+                try:
+                    writer.write(_message(tool, session, parts.netloc))
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    break
+                except (asyncio.IncompleteReadError, ConnectionError):
+                    if last:
+                        raise
+                    # The server closes what was idle for some seconds.
+                    writer.close()
+                    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
             fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
             body = await reader.readexactly(int(fields[b"content-length"]))
             result: dict[str, Any] = json.loads(body)["result"]
