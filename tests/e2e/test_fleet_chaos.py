@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 
 import pytest
 
 from codegen_mcp._proto.codegen.v1 import common_pb2
-from codegen_mcp.testing.fleet import LOST_AFTER_S, Fleet, open_fleet
+from codegen_mcp.testing.fleet import LOST_AFTER_S, Fleet, dialled, open_fleet
 from codegen_mcp.testing.fleet_caller import Caller, all_get_on
+from codegen_mcp.testing.fleet_net import FleetNet
 from codegen_mcp.testing.fleet_witness import Witness
 
 SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
@@ -19,6 +21,9 @@ pytestmark = [
     pytest.mark.timeout(3600),
     pytest.mark.soak,
     pytest.mark.skipif(not SOAK, reason="long"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2"
+    ),
 ]
 
 
@@ -56,7 +61,21 @@ async def coordinator_stopped(fleet: Fleet, name: str, dice: random.Random) -> N
     fleet.coordinator.resume()
 
 
-FAULTS = (killed, stopped, drained, coordinator_killed, coordinator_stopped)
+async def both_killed(fleet: Fleet, name: str, dice: random.Random) -> None:
+    """A worker and the coordinator; either may be back first."""
+    await asyncio.gather(fleet.workers[name].kill(), fleet.coordinator.kill())
+    await asyncio.gather(fleet.workers[name].start(), fleet.coordinator.start())
+
+
+async def cut(fleet: Fleet, name: str, dice: random.Random) -> None:
+    """The network of a worker, for less or for more than it may be silent."""
+    assert fleet.net is not None
+    await fleet.net.cut(name)
+    await asyncio.sleep(dice.choice((LOST_AFTER_S / 3, LOST_AFTER_S + 2)))
+    await fleet.net.mend(name)
+
+
+FAULTS = (killed, stopped, drained, coordinator_killed, coordinator_stopped, both_killed, cut, cut)
 
 
 @pytest.mark.parametrize("seed", [int(os.environ.get("CODEGEN_TEST_SEED", "1"))])
@@ -64,7 +83,10 @@ async def test_whatever_happens_nothing_acknowledged_is_lost_and_nothing_runs_tw
     seed: int,
 ) -> None:
     dice = random.Random(seed)
-    async with open_fleet(each={"b": {"ADVERTISE_ADDR": "off"}}) as fleet:
+    async with (
+        FleetNet(["a", "b"]) as net,
+        open_fleet(net=net, each={"a": dialled(net, "a")}) as fleet,
+    ):
         callers = [
             Caller(
                 fleet, number, durability=common_pb2.DURABILITY_SYNC, auto_restore=bool(number % 2)

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
-from codegen_mcp.testing.fleet import LOST_AFTER_S, Fleet, open_fleet
+from codegen_mcp.testing.fleet import LOST_AFTER_S, Fleet, dialled, open_fleet
 from codegen_mcp.testing.fleet_judge import begun, end, in_time, unknown
 from codegen_mcp.testing.fleet_net import FleetNet
 from codegen_mcp.testing.fleet_witness import Witness, watched
@@ -40,13 +40,7 @@ async def net() -> AsyncIterator[FleetNet]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def fleet(net: FleetNet) -> AsyncIterator[Fleet]:
-    dialled = {
-        "HOST": "0.0.0.0",
-        "INSECURE_NO_AUTH": "true",
-        "GRPC_PORT": "50052",
-        "ADVERTISE_ADDR": f"{net.address_of('a')}:50052",
-    }
-    async with open_fleet(net=net, each={"a": dialled}) as opened:
+    async with open_fleet(net=net, each={"a": dialled(net, "a")}) as opened:
         assert "worker.dialled" in opened.coordinator.log
         yield opened
 

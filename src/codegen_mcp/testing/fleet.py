@@ -86,9 +86,15 @@ class Fleet:
     """Made by ``open_fleet``."""
 
     def __init__(
-        self, base: Path, coordinator: FleetProcess, workers: Mapping[str, FleetProcess], wire: Wire
+        self,
+        base: Path,
+        coordinator: FleetProcess,
+        workers: Mapping[str, FleetProcess],
+        wire: Wire,
+        net: FleetNet | None,
     ) -> None:
         self.base = base
+        self.net = net
         self.coordinator = coordinator
         self.workers = workers
         self.wire = wire
@@ -186,6 +192,16 @@ class Fleet:
         return answer.stdout
 
 
+def dialled(net: FleetNet, name: str) -> dict[str, str]:
+    """Settings of a worker in a namespace that its coordinator is to dial."""
+    return {
+        "HOST": "0.0.0.0",
+        "INSECURE_NO_AUTH": "true",
+        "GRPC_PORT": "50052",
+        "ADVERTISE_ADDR": f"{net.address_of(name)}:50052",
+    }
+
+
 def failed(error: aio.AioRpcError, seconds: float) -> Answer:
     """Read what a failed call tells."""
     rich = RichError(error)
@@ -251,7 +267,7 @@ async def open_fleet(
             await net.relay(base / "callers", port)
             address = f"unix:{base / 'callers'}"
         async with dial(address) as wire:
-            fleet = Fleet(base, coordinator, workers, wire)
+            fleet = Fleet(base, coordinator, workers, wire, net)
             await fleet.joined(len(names))
             yield fleet
         codes = await asyncio.gather(*(process.drain() for process in reversed(processes)))
