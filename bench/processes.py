@@ -98,6 +98,17 @@ async def served(**settings: str) -> AsyncIterator[tuple[str, str]]:
 
 
 @contextlib.asynccontextmanager
+async def coordinator(**settings: str) -> AsyncIterator[str]:
+    """Start a coordinator; yields its address."""
+    script = str(Path(sys.executable).parent / "codegen-mcp")
+    with place() as state:
+        argv = [script, "coordinator", "--port", "0", "--workspace", str(state)]
+        pattern = r"listening on (127\.0\.0\.1:\d+)"
+        async with _running([*argv, "--log-level", "warn"], pattern, **settings) as match:
+            yield match[1]
+
+
+@contextlib.asynccontextmanager
 async def bare_server() -> AsyncIterator[str]:
     """Start the reference: the same messages on grpc.aio and nothing behind them."""
     argv = [sys.executable, str(Path(__file__).parent / "bare_server.py")]

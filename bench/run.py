@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import cases
 import checkpoint
+import coordinator
 import density
 import packages
 import tool_calls
@@ -173,6 +174,7 @@ GROUPS = {
     "packages": packages.measure,
     "checkpoint": checkpoint.measure,
     "mcp": tool_calls.measure,
+    "coordinator": coordinator.measure,
 }
 
 
