@@ -16,6 +16,7 @@ from codegen_mcp._proto.codegen.v1 import (
     task_execution_pb2_grpc,
     workspace_files_pb2_grpc,
 )
+from codegen_mcp.client.access import access_token, bearing, open_channel
 from codegen_mcp.client.errors import from_rpc_error, make_error
 
 T = TypeVar("T")
@@ -34,17 +35,19 @@ class Connection:
 
     def __init__(self, address: str | None = None) -> None:
         self.address = worker_address(address)
-        self.channel = grpc.aio.insecure_channel(
+        self.channel = open_channel(
             self.address,
-            options=[
+            [
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
                 ("grpc.max_send_message_length", MAX_MESSAGE),
             ],
         )
-        self._sessions = session_management_pb2_grpc.SessionManagementStub(self.channel)
-        self._tasks = task_execution_pb2_grpc.TaskExecutionStub(self.channel)
-        self._files = workspace_files_pb2_grpc.WorkspaceFilesStub(self.channel)
-        self._artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(self.channel)
+        token = access_token()
+        stubs = bearing(self.channel, token) if token else self.channel
+        self._sessions = session_management_pb2_grpc.SessionManagementStub(stubs)
+        self._tasks = task_execution_pb2_grpc.TaskExecutionStub(stubs)
+        self._files = workspace_files_pb2_grpc.WorkspaceFilesStub(stubs)
+        self._artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(stubs)
         self._closed = False
 
     @property

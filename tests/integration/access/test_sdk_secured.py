@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from codegen_mcp.bootstrap.mcp import open_served
+from codegen_mcp.cli.main import build
+from codegen_mcp.client import AsyncSandbox
+from codegen_mcp.client.errors import SandboxException
+from codegen_mcp.settings import Settings
+from codegen_mcp.testing.access_rig import Authority, new_entry, write_tokens
+from codegen_mcp.testing.worker import TEST_SETTINGS, state_directory
+
+
+async def test_the_sdk_shows_its_token_and_checks_who_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.server()
+    token, entry = new_entry("alice")
+    write_tokens(tmp_path / "tokens", entry)
+    async with state_directory() as state:
+        settings = Settings(
+            **{**TEST_SETTINGS, "http_port": "auto", "base_workspace": state},
+            auth_tokens=str(tmp_path / "tokens"),
+            tls_cert=str(cert),
+            tls_key=str(key),
+        )
+        async with open_served(settings) as served:
+            monkeypatch.setenv("CODEGEN_MCP_ADDRESS", f"localhost:{served.grpc.port}")
+            monkeypatch.setenv("CODEGEN_MCP_CA", str(authority.ca))
+            with pytest.raises(SandboxException, match="no token was given"):
+                await AsyncSandbox.list()
+            file = tmp_path / "token"
+            file.write_text(token + "\n")
+            monkeypatch.setenv("CODEGEN_MCP_TOKEN_FILE", str(file))
+            async with await AsyncSandbox.create() as sandbox:
+                await sandbox.files.write("a.txt", b"x" * 300_000)
+                assert await sandbox.files.read("a.txt") == "x" * 300_000
+                result = await sandbox.run_python("print(6 * 7)")
+                assert result.stdout == "42\n"
+                assert [one.sandbox_id for one in await AsyncSandbox.list()] == [sandbox.sandbox_id]
+            monkeypatch.setenv("CODEGEN_MCP_CA", str(tmp_path / "missing"))
+            with pytest.raises(SandboxException, match="CODEGEN_MCP_CA"):
+                await AsyncSandbox.list()
+
+
+def test_commands_name_a_missing_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEGEN_MCP_CERT", "cert.pem")
+    done = CliRunner().invoke(build(), ["sessions"])
+    assert done.exit_code == 1
+    assert "CODEGEN_MCP_KEY" in done.output
