@@ -21,6 +21,9 @@ from codegen_mcp.cli.options import make_settings, sandbox_options
     type=click.Path(path_type=Path),
     help="State directory (BASE_WORKSPACE; default /tmp/workspaces).",
 )
+@click.option(
+    "--coordinator", help="host:port of the coordinator to join (COORDINATOR_ADDR; default none)."
+)
 @click.option("--metrics-port", type=int, help="HTTP port of /metrics (METRICS_PORT; default off).")
 @click.option(
     "--insecure-no-auth",
@@ -36,6 +39,7 @@ def worker(
     host: str | None,
     max_sessions: int | None,
     workspace: Path | None,
+    coordinator: str | None,
     metrics_port: int | None,
     insecure_no_auth: bool | None,
     log_level: str | None,
@@ -48,6 +52,7 @@ def worker(
         host=host,
         max_sessions=max_sessions,
         base_workspace=workspace,
+        coordinator_addr=coordinator,
         metrics_port=metrics_port,
         insecure_no_auth=insecure_no_auth,
         log_level=log_level,
