@@ -24,7 +24,9 @@ CONCURRENCY = (1, 16, 64)
 ROUNDS = 6
 N = int(os.environ.get("BENCH_N", "60"))
 CALLS = {"echo": 16 * N, "run_python": 3 * N}
-"""Of each way and tool, at each concurrency."""
+"""Of each way and tool, at each concurrency; more where that gives a session too few."""
+A_SESSION = {"echo": 8, "run_python": 2}
+"""Calls of one session in a round, at least: the first ones of all come at once."""
 SETTINGS = {"MAX_SESSIONS": "70", "DISK_BYTES": str(32 << 20), "DISK_RESERVE_BYTES": "0"}
 FACTOR, ADDED_MS = 1.5, 2.0
 """The p50 through a coordinator may be so many times the direct one, and so much more."""
@@ -55,7 +57,7 @@ async def measure(python: Path) -> tuple[list[Samples], list[Target]]:
                 ways = [direct, routed]
                 for number in range(ROUNDS + 1):
                     for way in ways if number % 2 else ways[::-1]:
-                        count = max(concurrency, CALLS[name] // ROUNDS)
+                        count = max(A_SESSION[name] * concurrency, CALLS[name] // ROUNDS)
                         times = await load(way, make, sessions[way][:concurrency], count)
                         if number:  # the first round warms up
                             for seconds in times:

@@ -16,6 +16,7 @@ QUEUE_BYTES = 1024 * 1024
 BATCH_BYTES = 256 * 1024
 BATCH_MESSAGES = 256
 """Of those that are sent together; a larger one goes alone."""
+GATHER_S = 0.001
 
 
 class Outbox(Generic[M]):
@@ -28,6 +29,7 @@ class Outbox(Generic[M]):
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
+        self._busy = False
         self.closed = False
 
     async def put(self, message: M) -> bool:
@@ -63,31 +65,35 @@ class Outbox(Generic[M]):
 
     async def get(self) -> M | None:
         """Take the next, when the one before it was sent; None when it is closed."""
+        batch = await self.get_batch(several=False)
+        return batch[0] if batch else None
+
+    async def get_batch(self, *, several: bool) -> list[M]:
+        """Take the next and, if ``several``, those that wait behind it; empty when it is closed.
+
+        Where the last batch had more than one, this one waits a moment for more: at that rate a
+        message costs more than the moment.
+        """
         while not self._messages and not self.closed:
             self._emptied.set()
             self._filled.clear()
             await self._filled.wait()
+        if several and self._busy:
+            await asyncio.sleep(GATHER_S)
         if self.closed:
-            return None
-        message, size = self._messages.popleft()
-        self._bytes -= size
-        self._wake_next()
-        return message
-
-    async def get_batch(self, *, several: bool) -> list[M]:
-        """Take the next and, if ``several``, those that wait behind it; empty when it is closed."""
-        first = await self.get()
-        if first is None:
             return []
-        batch = [first]
-        room = BATCH_BYTES - first.ByteSize() if several else 0
-        while self._messages and self._messages[0][1] <= room and len(batch) < BATCH_MESSAGES:
-            message, size = self._messages.popleft()
+        batch: list[M] = []
+        room = BATCH_BYTES
+        while self._messages and len(batch) < (BATCH_MESSAGES if several else 1):
+            message, size = self._messages[0]
+            if batch and size > room:
+                break
+            self._messages.popleft()
             self._bytes -= size
             room -= size
             batch.append(message)
-        if len(batch) > 1:
-            self._wake_next()
+        self._busy = len(batch) > 1
+        self._wake_next()
         return batch
 
     async def flush(self) -> None:

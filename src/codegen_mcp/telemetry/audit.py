@@ -26,7 +26,7 @@ from codegen_mcp.version import __version__
 
 log = structlog.get_logger()
 
-BUSY = 4
+BUSY = 2
 """After a write of so many records the next one waits for more: each costs a thread its turn."""
 GATHER_S = 0.001
 RETRY_S = 1.0
