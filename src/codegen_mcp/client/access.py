@@ -9,9 +9,11 @@ certificate and its key.
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -52,6 +54,30 @@ def channel_credentials() -> grpc.ChannelCredentials | None:
         return None
     ca, key, cert = (_read(name, paths[name]) if paths[name] else None for name in names)
     return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def link_headers(url: str, address: str) -> dict[str, str]:
+    """Return what to send along with a link: the token, to whoever gets it with each call anyway.
+
+    Args:
+        url: Of the link; a store's own has another host.
+        address: ``host:port`` of the service.
+    """
+    token = access_token()
+    parts = urlsplit(url)
+    same = parts.hostname is not None and parts.hostname == urlsplit(f"//{address}").hostname
+    hidden = parts.scheme == "https" or channel_credentials() is None
+    return {"authorization": f"Bearer {token}"} if token and same and hidden else {}
+
+
+def tls_context() -> ssl.SSLContext:
+    """Return what https links are checked by: the usual roots and what the environment adds."""
+    context = ssl.create_default_context()
+    if ca := os.environ.get("CODEGEN_MCP_CA", ""):
+        context.load_verify_locations(cafile=ca)
+    if cert := os.environ.get("CODEGEN_MCP_CERT", ""):
+        context.load_cert_chain(cert, os.environ.get("CODEGEN_MCP_KEY") or None)
+    return context
 
 
 def _read(name: str, path: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import IO
 
 from codegen_mcp._proto.codegen.v1 import artifact_service_pb2 as pb
 from codegen_mcp.client import transfer
+from codegen_mcp.client.access import link_headers
 from codegen_mcp.client.connection import Connection
 from codegen_mcp.client.errors import make_error
 from codegen_mcp.client.results import ArtifactInfo
@@ -138,7 +139,13 @@ class Artifacts:
                 )
             )
         )
-        sha256 = await transfer.put(ticket.upload_url, file, size, content_type or DEFAULT_TYPE)
+        sha256 = await transfer.put(
+            ticket.upload_url,
+            file,
+            size,
+            content_type or DEFAULT_TYPE,
+            headers=link_headers(ticket.upload_url, self._connection.address),
+        )
         await self._connection.call(
             self._connection.artifacts.RecordArtifact(
                 pb.ArtifactMetadata(
@@ -161,7 +168,8 @@ class Artifacts:
                 "the worker serves no links; set its HTTP_PORT",
                 reason="NO_LINKS",
             )
-        found = await transfer.get(info.download_url, file.write)
+        headers = link_headers(info.download_url, self._connection.address)
+        found = await transfer.get(info.download_url, file.write, headers=headers)
         if found != (info.size, info.sha256):
             raise make_error(
                 "DATA_LOSS", f"what came for {info.artifact_id!r} is not what was recorded"

@@ -7,10 +7,11 @@ import functools
 import hashlib
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, TypeVar
 from urllib.parse import urlsplit
 
+from codegen_mcp.client.access import tls_context
 from codegen_mcp.client.errors import SandboxException, make_error
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 SHOWN_BYTES = 400
 STATUS = {
     400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
     408: "DEADLINE_EXCEEDED",
@@ -61,26 +63,30 @@ class Flow:
         return piece
 
 
-async def put(url: str, file: IO[bytes], size: int, content_type: str) -> str:
+async def put(
+    url: str, file: IO[bytes], size: int, content_type: str, *, headers: Mapping[str, str]
+) -> str:
     """Send ``size`` bytes; their sha256."""
     flow = Flow(file)
-    headers = {"content-type": content_type, "content-length": str(size)}
+    described = {"content-type": content_type, "content-length": str(size)}
 
     def work() -> None:
-        request = urllib.request.Request(url, flow, headers, method="PUT")
-        with _open(request):
+        request = urllib.request.Request(url, flow, described, method="PUT")
+        with _open(request, headers):
             return
 
     await _in_thread(work, flow, url)
     return flow.sha256
 
 
-async def get(url: str, write: Callable[[bytes], object]) -> tuple[int, str]:
+async def get(
+    url: str, write: Callable[[bytes], object], *, headers: Mapping[str, str]
+) -> tuple[int, str]:
     """Hand every piece over, in a thread; (length, sha256)."""
     flow = Flow()
 
     def work() -> None:
-        with _open(urllib.request.Request(url)) as answer:
+        with _open(urllib.request.Request(url), headers) as answer:
             while piece := answer.read(PIECE_BYTES):
                 write(flow.note(piece))
 
@@ -88,10 +94,16 @@ async def get(url: str, write: Callable[[bytes], object]) -> tuple[int, str]:
     return flow.size, flow.sha256
 
 
-def _open(request: urllib.request.Request) -> IO[bytes]:
+def _open(request: urllib.request.Request, headers: Mapping[str, str]) -> IO[bytes]:
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)  # a token is for this host alone
+    handlers: list[urllib.request.BaseHandler] = []
+    if request.type == "https":
+        handlers.append(urllib.request.HTTPSHandler(context=tls_context()))
     # A proxy of the environment knows nothing of this machine's loopback.
-    alone = [urllib.request.ProxyHandler({})] if request.host and _is_loopback(request) else []
-    opened: IO[bytes] = urllib.request.build_opener(*alone).open(request, timeout=SILENCE_S)
+    if request.host and _is_loopback(request):
+        handlers.append(urllib.request.ProxyHandler({}))
+    opened: IO[bytes] = urllib.request.build_opener(*handlers).open(request, timeout=SILENCE_S)
     return opened
 
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from codegen_mcp.bootstrap.mcp import open_served
 from codegen_mcp.cli.main import build
 from codegen_mcp.client import AsyncSandbox
+from codegen_mcp.client.access import link_headers
 from codegen_mcp.client.errors import SandboxException
 from codegen_mcp.settings import Settings
 from codegen_mcp.testing.access_rig import Authority, new_entry, write_tokens
@@ -27,9 +28,10 @@ async def test_the_sdk_shows_its_token_and_checks_who_answers(
             auth_tokens=str(tmp_path / "tokens"),
             tls_cert=str(cert),
             tls_key=str(key),
+            auth_links=True,
         )
         async with open_served(settings) as served:
-            monkeypatch.setenv("CODEGEN_MCP_ADDRESS", f"localhost:{served.grpc.port}")
+            monkeypatch.setenv("CODEGEN_MCP_ADDRESS", f"127.0.0.1:{served.grpc.port}")
             monkeypatch.setenv("CODEGEN_MCP_CA", str(authority.ca))
             with pytest.raises(SandboxException, match="no token was given"):
                 await AsyncSandbox.list()
@@ -41,10 +43,32 @@ async def test_the_sdk_shows_its_token_and_checks_who_answers(
                 assert await sandbox.files.read("a.txt") == "x" * 300_000
                 result = await sandbox.run_python("print(6 * 7)")
                 assert result.stdout == "42\n"
+                kept = await sandbox.artifacts.upload(b"\x00" * 1000, name="k.bin")
+                assert await sandbox.artifacts.download(kept.artifact_id) == b"\x00" * 1000
                 assert [one.sandbox_id for one in await AsyncSandbox.list()] == [sandbox.sandbox_id]
             monkeypatch.setenv("CODEGEN_MCP_CA", str(tmp_path / "missing"))
             with pytest.raises(SandboxException, match="CODEGEN_MCP_CA"):
                 await AsyncSandbox.list()
+
+
+@pytest.mark.parametrize(
+    ("url", "ca", "sent"),
+    [
+        ("https://codegen.test:8080/artifacts/a", "ca.pem", True),
+        ("http://codegen.test:8080/artifacts/a", "", True),
+        ("http://codegen.test:8080/artifacts/a", "ca.pem", False),
+        ("https://bucket.s3.test/a", "ca.pem", False),
+        ("https://codegen.test.evil.test/a", "ca.pem", False),
+        ("https://codegen.test@evil.test/a", "ca.pem", False),
+    ],
+)
+def test_a_token_goes_with_a_link_only_where_it_goes_anyway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, ca: str, sent: bool
+) -> None:
+    monkeypatch.setenv("CODEGEN_MCP_TOKEN", "secret")
+    if ca:
+        monkeypatch.setenv("CODEGEN_MCP_CA", str(Authority(tmp_path).ca))
+    assert bool(link_headers(url, "codegen.test:50052")) == sent
 
 
 def test_commands_name_a_missing_half(monkeypatch: pytest.MonkeyPatch) -> None:
