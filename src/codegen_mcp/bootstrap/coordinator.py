@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -32,6 +33,9 @@ from codegen_mcp.version import __version__
 
 THREADS = 8
 """For work that blocks: reading files of tokens and certificates, and the directory."""
+QUIET_LOOK_S = 0.02
+STOP_S = 0.5
+"""For answers that are on their way when everything has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +45,21 @@ class Coordinator:
     routing: Routing
     server: CoordinatorServer
     metrics: CoordinatorMetrics
+    lifecycle: LifecycleService
     http: HttpServer | None
     """Metrics and health; None where METRICS_PORT is off."""
+
+    async def wind_down(self, grace_s: float) -> None:
+        """Let calls end while their workers still beat and answer; then let go of the workers."""
+        await self.server.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while True:
+                    if self.server.in_flight <= self.lifecycle.streams:
+                        break
+                    await asyncio.sleep(QUIET_LOOK_S)
+        await self.lifecycle.end_streams()
+        await self.server.stop(STOP_S)
 
 
 @asynccontextmanager
@@ -101,7 +118,9 @@ async def open_coordinator(settings: Settings) -> AsyncIterator[Coordinator]:
                 )
             )
         await stack.enter_async_context(server)
-        yield Coordinator(routing=routing, server=server, metrics=metrics, http=http)
+        yield Coordinator(
+            routing=routing, server=server, metrics=metrics, lifecycle=lifecycle, http=http
+        )
 
 
 def fleet_numbers(workers: Workers) -> FleetNumbers:
@@ -139,7 +158,7 @@ async def serve_coordinator(settings: Settings, announce: Callable[[str], object
         await signals.drain.wait()
         announce("draining: no new work; a second signal ends at once")
         await coordinator.server.drain()
-        stopping = asyncio.ensure_future(coordinator.server.stop(settings.drain_grace_s))
+        stopping = asyncio.ensure_future(coordinator.wind_down(settings.drain_grace_s))
         exiting = asyncio.ensure_future(signals.exit.wait())
         try:
             await asyncio.wait([stopping, exiting], return_when=asyncio.FIRST_COMPLETED)

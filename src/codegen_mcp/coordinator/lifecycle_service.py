@@ -103,6 +103,7 @@ class LifecycleService:
             workers, credentials=self._config.credentials, dial_s=self._config.dial_s
         )
         self._known: dict[str, Registered] = {}
+        self._links: set[StreamLink] = set()
         workers.on_lost(self._forget)
 
     async def __aenter__(self) -> Self:
@@ -115,6 +116,16 @@ class LifecycleService:
         trace: TracebackType | None,
     ) -> None:
         await self._dialler.aclose()
+
+    @property
+    def streams(self) -> int:
+        """TaskStreams that are open."""
+        return len(self._links)
+
+    async def end_streams(self) -> None:
+        """Let go of the workers: nobody calls them over this coordinator any more."""
+        for link in list(self._links):
+            await link.close()
 
     def add_to(self, server: aio.Server) -> None:
         """Serve it there."""
@@ -245,6 +256,7 @@ class LifecycleService:
         link = StreamLink(known.owner, channel, create_s=self._config.create_s)
         log.info("stream.opened", worker=worker.worker_id, frames=level.name.lower())
         dialled: DialledLink | None = None
+        self._links.add(link)
         try:
             if not await self._dialler.reach(worker):
                 await self._workers.attach(known.owner, link)
@@ -255,6 +267,7 @@ class LifecycleService:
         finally:
             if dialled is not None:
                 dialled.run_tasks_over(None)
+            self._links.discard(link)
             await self._workers.detach(known.owner, link)
             log.info("stream.closed", worker=worker.worker_id)
         return pb.TaskStreamMessage(keepalive=pb.StreamKeepAlive())

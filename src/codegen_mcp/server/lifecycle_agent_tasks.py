@@ -76,6 +76,8 @@ class StreamTasks:
         self._outbox: Outbox[Frame] | None = None
         self._attached = asyncio.Event()
         self._unsent: list[Frame] = []
+        self._broken: Outbox[Frame] | None = None
+        """Of the stream that ended last."""
 
     async def aclose(self) -> None:
         """Stop answering; what becomes of the tasks is their ``on_disconnect``."""
@@ -96,6 +98,7 @@ class StreamTasks:
         if self._outbox is outbox:
             self._outbox = None
             self._attached.clear()
+        self._broken = outbox
         self._unsent += [frame for frame in unsent if _for_any_stream(frame)]
         for run in list(self._runs.values()):
             detached = run.assignment.on_disconnect == tasks_pb.ON_DISCONNECT_DETACH
@@ -106,7 +109,7 @@ class StreamTasks:
     async def _let_go(self, outbox: Outbox[Frame]) -> None:
         """After the grace, stop what nobody came back for."""
         await asyncio.sleep(self._grace_s)
-        alone = self._outbox is None
+        alone = self._outbox is None and self._broken is outbox
         if alone:
             self._unsent = []
         for run in list(self._runs.values()):

@@ -189,3 +189,19 @@ async def test_two_starts_of_one_worker_id_do_not_take_turns():
             assert second.agent.joined.is_set()
             assert not first.agent.joined.is_set()
             assert session_id not in second.worker.engine.sessions.ownership.held()
+
+
+async def test_a_coordinator_that_winds_down_lets_calls_end_and_does_not_wait_for_streams():
+    lines = Lines(2)
+    async with open_hub() as hub, joined_worker(hub.address, runner=lines.run) as joined:
+        await hub.linked()
+        session_id = await hub.wire.session()
+        task = asyncio.create_task(hub.wire.run(session_id, python("x"), task_id="t"))
+        await until(lambda: lines.runs)
+        ending = asyncio.create_task(hub.coordinator.wind_down(60))
+        await asyncio.sleep(0.3)  # some heartbeats: the worker is still with it
+        assert joined.agent.joined.is_set()
+        lines.gate.set()
+        async with asyncio.timeout(20):
+            assert (await task)[-1].HasField("result")
+            await ending
