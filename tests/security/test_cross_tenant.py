@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
+import pytest_asyncio
 from google.protobuf.message import Message
 from grpc import aio
 
@@ -21,8 +23,26 @@ from codegen_mcp._proto.codegen.v1 import artifact_service_pb2 as artifacts_pb
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as sessions_pb
 from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as tasks_pb
 from codegen_mcp._proto.codegen.v1 import workspace_files_pb2 as files_pb
-from codegen_mcp.testing.tenants import SECRET, Asked, Ids, Tenants, compared, two_tenants
+from codegen_mcp.testing.tenants import (
+    SECRET,
+    Asked,
+    Ids,
+    Tenants,
+    compared,
+    shared_tenants,
+    two_tenants,
+)
 from codegen_mcp.testing.wire import RichError
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tenants(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tenants]:
+    """One service for all tests here that leave everything as it is."""
+    async with shared_tenants(tmp_path_factory.mktemp("tenants")) as opened:
+        yield opened
+
 
 Make = Callable[[Ids], Message]
 
@@ -205,11 +225,11 @@ def every_rpc() -> set[str]:
     }
 
 
-def test_every_rpc_has_a_row() -> None:
+async def test_every_rpc_has_a_row() -> None:
     assert set(RPCS) == every_rpc()
 
 
-def test_every_id_that_a_request_can_name_is_named() -> None:
+async def test_every_id_that_a_request_can_name_is_named() -> None:
     """A new field that names something of somebody's needs a row, too."""
     named: dict[str, set[str]] = {}
     ids = Ids(session="ses_1", task="t", checkpoint="ses_1.1.1", artifact="a")
@@ -260,28 +280,27 @@ async def ask(tenants: Tenants, token: str, method: str, request: Any) -> tuple[
         return rich.code.name, f"{rich.message} {rich.info.reason} {dict(rich.info.metadata)}"
 
 
-async def test_what_is_anothers_is_like_what_never_was(tmp_path: Path) -> None:
+async def test_what_is_anothers_is_like_what_never_was(tenants: Tenants) -> None:
     wrong: list[str] = []
-    async with two_tenants(tmp_path) as tenants:
-        hers, unknown = tenants.hers, tenants.hers.unknown()
-        for table in (RPCS, OTHER_WAYS):
-            for method, (expected, make) in table.items():
+    hers, unknown = tenants.hers, tenants.hers.unknown()
+    for table in (RPCS, OTHER_WAYS):
+        for method, (expected, make) in table.items():
 
-                async def measured(ids: Ids, method: str = method, make: Make = make) -> Asked:
-                    tenants.work.take()
-                    status, said = await ask(tenants, tenants.bob, method, make(ids))
-                    return (status, ids.hide(said)), tenants.work.take()
+            async def measured(ids: Ids, method: str = method, make: Make = make) -> Asked:
+                tenants.work.take()
+                status, said = await ask(tenants, tenants.bob, method, make(ids))
+                return (status, ids.hide(said)), tenants.work.take()
 
-                (status, said), other, unlike = await compared(measured, hers, unknown)
-                if SECRET in said or (expected in {NOTHING, OWN} and "<session>" in said):
-                    wrong.append(f"{method}: {status} {said}")
-                if status != (expected if expected not in {NOTHING, OWN} else "OK"):
-                    wrong.append(f"{method}: {status} {said}, expected {expected}")
-                if (status, said) != other:
-                    wrong.append(f"{method}: {status} {said}, but never was: {other}")
-                if unlike:
-                    wrong.append(f"{method}: {unlike}")
-        await still_hers(tenants)
+            (status, said), other, unlike = await compared(measured, hers, unknown)
+            if SECRET in said or (expected in {NOTHING, OWN} and "<session>" in said):
+                wrong.append(f"{method}: {status} {said}")
+            if status != (expected if expected not in {NOTHING, OWN} else "OK"):
+                wrong.append(f"{method}: {status} {said}, expected {expected}")
+            if (status, said) != other:
+                wrong.append(f"{method}: {status} {said}, but never was: {other}")
+            if unlike:
+                wrong.append(f"{method}: {unlike}")
+    await still_hers(tenants)
     assert not wrong, "\n".join(wrong)
 
 
@@ -322,28 +341,27 @@ async def still_hers(tenants: Tenants) -> None:
     assert ids.session in found["SessionManagement/ListSessions"]
 
 
-async def test_a_name_is_not_taken_by_whoever_uses_it_too(tmp_path: Path) -> None:
+async def test_a_name_is_not_taken_by_whoever_uses_it_too(tenants: Tenants) -> None:
     """Ids that callers choose are their own: tasks of the same id in two principals' sessions."""
-    async with two_tenants(tmp_path) as tenants:
-        made = await tenants.wire.sessions.CreateSession(
-            sessions_pb.CreateSessionRequest(), metadata=tenants.as_(tenants.bob)
-        )
-        request = tasks_pb.TaskRequest(
-            session_id=made.session_id, task_id=tenants.hers.task, typed_request=ECHO
-        )
-        status, said = await ask(tenants, tenants.bob, "TaskExecution/ExecuteTask", request)
-        assert (status, SECRET in said) == ("OK", False)
-        for token, has_secret in ((tenants.bob, False), (tenants.alice, True)):
-            attach = tasks_pb.AttachTaskRequest(task_id=tenants.hers.task)
-            if token == tenants.alice:
-                attach.session_id = tenants.hers.session
-            status, said = await ask(tenants, token, "TaskExecution/AttachTask", attach)
-            assert (status, SECRET in said) == ("OK", has_secret)
-        for method in ("GetTaskStatus", "CancelTask"):
-            kind = {"GetTaskStatus": tasks_pb.StatusRequest, "CancelTask": tasks_pb.CancelRequest}
-            mixed = kind[method](session_id=tenants.hers.session, task_id=tenants.hers.task)
-            status, _ = await ask(tenants, tenants.bob, f"TaskExecution/{method}", mixed)
-            assert status == NOT_FOUND
+    made = await tenants.wire.sessions.CreateSession(
+        sessions_pb.CreateSessionRequest(), metadata=tenants.as_(tenants.bob)
+    )
+    request = tasks_pb.TaskRequest(
+        session_id=made.session_id, task_id=tenants.hers.task, typed_request=ECHO
+    )
+    status, said = await ask(tenants, tenants.bob, "TaskExecution/ExecuteTask", request)
+    assert (status, SECRET in said) == ("OK", False)
+    for token, has_secret in ((tenants.bob, False), (tenants.alice, True)):
+        attach = tasks_pb.AttachTaskRequest(task_id=tenants.hers.task)
+        if token == tenants.alice:
+            attach.session_id = tenants.hers.session
+        status, said = await ask(tenants, token, "TaskExecution/AttachTask", attach)
+        assert (status, SECRET in said) == ("OK", has_secret)
+    for method in ("GetTaskStatus", "CancelTask"):
+        kind = {"GetTaskStatus": tasks_pb.StatusRequest, "CancelTask": tasks_pb.CancelRequest}
+        mixed = kind[method](session_id=tenants.hers.session, task_id=tenants.hers.task)
+        status, _ = await ask(tenants, tenants.bob, f"TaskExecution/{method}", mixed)
+        assert status == NOT_FOUND
 
 
 async def test_a_token_that_was_revoked_opens_nothing(tmp_path: Path) -> None:

@@ -1,19 +1,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx2
 import pytest
+import pytest_asyncio
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 
 from codegen_mcp.coordinator.mcp.catalogue import make_catalogue
 from codegen_mcp.coordinator.mcp.failures import META
 from codegen_mcp.coordinator.mcp.resources import TEMPLATES
-from codegen_mcp.testing.tenants import SECRET, Asked, Ids, compared, two_tenants
+from codegen_mcp.testing.tenants import SECRET, Asked, Ids, Tenants, compared, shared_tenants
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tenants(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tenants]:
+    """One service for all tests here that leave everything as it is."""
+    async with shared_tenants(tmp_path_factory.mktemp("tenants")) as opened:
+        yield opened
+
 
 OLD, NEW = "legacy", "2026-07-28"
 Arguments = Callable[[Ids], dict[str, Any]]
@@ -81,11 +91,11 @@ RESOURCES: dict[str, list[Callable[[Ids], str]]] = {
 """Every kind of resource, with addresses of what is another's."""
 
 
-def test_every_tool_has_a_row() -> None:
+async def test_every_tool_has_a_row() -> None:
     assert set(TOOLS) == {tool.spec.mcp_name for tool in make_catalogue().tools}
 
 
-def test_every_id_that_a_tool_takes_is_named() -> None:
+async def test_every_id_that_a_tool_takes_is_named() -> None:
     ids = Ids(session="s", task="t", checkpoint="c", artifact="a")
     for tool in make_catalogue().tools:
         wanted = {name for name in tool.input_schema["properties"] if name.endswith("_id")}
@@ -94,7 +104,7 @@ def test_every_id_that_a_tool_takes_is_named() -> None:
         assert wanted <= named, tool.spec.name
 
 
-def test_every_kind_of_resource_has_a_row() -> None:
+async def test_every_kind_of_resource_has_a_row() -> None:
     assert set(RESOURCES) == {one.uri_template for one in TEMPLATES.resource_templates}
 
 
@@ -110,10 +120,10 @@ async def call(client: Client, tool: str, arguments: dict[str, Any]) -> tuple[st
 
 
 @pytest.mark.parametrize("mode", [OLD, NEW])
-async def test_what_is_anothers_is_like_what_never_was(tmp_path: Path, mode: str) -> None:
+async def test_what_is_anothers_is_like_what_never_was(tenants: Tenants, mode: str) -> None:
     wrong: list[str] = []
     rows = [(name, expected, make) for name, (expected, make) in TOOLS.items()] + OTHER_WAYS
-    async with two_tenants(tmp_path) as tenants, tenants.agent(tenants.bob, mode) as bob:
+    async with tenants.agent(tenants.bob, mode) as bob:
         hers, unknown = tenants.hers, tenants.hers.unknown()
         for tool, expected, make in rows:
             if tool == "session_create":
@@ -159,8 +169,8 @@ async def test_what_is_anothers_is_like_what_never_was(tmp_path: Path, mode: str
     assert not wrong, "\n".join(wrong)
 
 
-async def test_a_cursor_of_another_shows_nothing_of_hers(tmp_path: Path) -> None:
-    async with two_tenants(tmp_path) as tenants, tenants.agent(tenants.bob, NEW) as bob:
+async def test_a_cursor_of_another_shows_nothing_of_hers(tenants: Tenants) -> None:
+    async with tenants.agent(tenants.bob, NEW) as bob:
         ids = tenants.hers
         for cursor in ("s:", f"s:{ids.session[:-1]}", f"s:{ids.session}", "a:", "a:9"):
             try:
@@ -174,10 +184,10 @@ async def test_a_cursor_of_another_shows_nothing_of_hers(tmp_path: Path) -> None
         assert status == "OK"
 
 
-async def test_without_a_good_token_nothing_is_answered(tmp_path: Path) -> None:
+async def test_without_a_good_token_nothing_is_answered(tenants: Tenants) -> None:
     request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     headers = {"accept": "application/json, text/event-stream"}
-    async with two_tenants(tmp_path) as tenants, httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient() as http:
         for shown in (
             {},
             {"authorization": "Bearer x"},
@@ -194,7 +204,7 @@ async def test_without_a_good_token_nothing_is_answered(tmp_path: Path) -> None:
             assert "tools" not in answer.text
 
 
-async def test_a_connection_that_was_stolen_is_nobodys(tmp_path: Path) -> None:
+async def test_a_connection_that_was_stolen_is_nobodys(tenants: Tenants) -> None:
     """The id of a connection of the old revisions is no credential."""
     hello = {
         "jsonrpc": "2.0",
@@ -213,7 +223,7 @@ async def test_a_connection_that_was_stolen_is_nobodys(tmp_path: Path) -> None:
         "params": {"name": "session_list", "arguments": {}},
     }
     accept = {"accept": "application/json, text/event-stream"}
-    async with two_tenants(tmp_path) as tenants, httpx2.AsyncClient(headers=accept) as http:
+    async with httpx2.AsyncClient(headers=accept) as http:
         url = tenants.served.mcp_url
         hers = {"authorization": f"Bearer {tenants.alice}"}
         opened = await http.post(url, json=hello, headers=hers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections import Counter
@@ -175,6 +176,30 @@ async def two_tenants(
             hers=ids,
             work=Work(served),
         )
+
+
+@asynccontextmanager
+async def shared_tenants(directory: Path) -> AsyncIterator[Tenants]:
+    """``two_tenants`` for fixtures: opened and closed in one task, whichever tasks use it."""
+    begun: asyncio.Future[Tenants] = asyncio.get_running_loop().create_future()
+    over = asyncio.Event()
+
+    async def hold() -> None:
+        try:
+            async with two_tenants(directory) as tenants:
+                begun.set_result(tenants)
+                await over.wait()
+        except BaseException as error:
+            if begun.done():
+                raise
+            begun.set_exception(error)
+
+    holder = asyncio.create_task(hold())
+    try:
+        yield await begun
+    finally:
+        over.set()
+        await holder
 
 
 async def make_things(wire: Wire, metadata: Any) -> Ids:
