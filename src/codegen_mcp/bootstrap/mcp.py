@@ -78,6 +78,8 @@ async def open_served(settings: Settings, face: Face | None = None) -> AsyncIter
                 authenticator=authenticator,
                 auth=settings.auth,
                 host=settings.host,
+                url=settings.public_url
+                or own_url(settings.host, _known_port(settings), secure=identity is not None),
                 public_url=settings.public_url,
                 desk=local.routing.desk,
             )
@@ -107,6 +109,11 @@ async def open_served(settings: Settings, face: Face | None = None) -> AsyncIter
             settings.host, http.artifacts.port, secure=identity is not None
         )
         yield Served(local=local, grpc=grpc, http=http.artifacts, mcp_url=url + PATH)
+
+
+def _known_port(settings: Settings) -> int:
+    """Return the port that agents use, as far as it is known before it is bound."""
+    return HTTP_PORT if settings.http_port in (0, "auto") else int(settings.http_port)
 
 
 async def serve_all(

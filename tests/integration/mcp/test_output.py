@@ -87,6 +87,20 @@ async def test_ten_megabytes_cost_their_budget_and_can_all_be_read(agent: Agent)
     assert await whole(agent, ran["task_id"]) == EXPECTED
 
 
+async def test_many_artifacts_and_long_output_fit_into_one_budget(agent: Agent) -> None:
+    name = "a-rather-long-name-of-an-artifact-" * 6
+    code = (
+        f"import os; os.mkdir('artifacts')\nfor n in range(45): open(f'artifacts/{name}{{n}}', 'w')"
+    )
+    result = await agent.call("run_python", code=f"{code}\nprint('x' * 1_000_000)\n1 / 0")
+    ran = facts(result)
+    assert cost(result) <= RESULT_BYTES
+    assert len(ran["artifacts"]) + ran["artifacts_omitted"] == 45
+    assert len(ran["artifacts"]) > 5
+    assert "ZeroDivisionError" in ran["stderr"]
+    assert f"and {ran['artifacts_omitted']} more artifacts: artifact_list(" in text(result)
+
+
 async def test_output_that_is_no_text_comes_back_to_the_byte(agent: Agent) -> None:
     code = "import random, sys; sys.stdout.buffer.write(random.Random(7).randbytes(300_000))"
     result = await agent.call("run_python", code=code)

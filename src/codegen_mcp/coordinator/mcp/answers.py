@@ -169,6 +169,7 @@ class RunAnswer(TaskAnswer):
     artifacts: tuple[ArtifactItem, ...] = Field(
         default=(), description="Files it left in artifacts/."
     )
+    artifacts_omitted: int = Field(default=0, description="More of them; see artifact_list.")
 
 
 class PackageItem(ToolModel):

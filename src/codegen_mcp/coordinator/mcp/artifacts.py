@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from mcp_types import ContentBlock, ImageContent, ResourceLink
 
 from codegen_mcp._proto.codegen.v1 import artifact_service_pb2 as pb
@@ -17,8 +18,10 @@ from codegen_mcp.coordinator.mcp.call import Call, Reply
 from codegen_mcp.coordinator.mcp.media import IMAGE_TYPES, as_text, image_type
 from codegen_mcp.coordinator.mcp.tasks import run
 from codegen_mcp.coordinator.mcp.words import paragraphs, shown_name, size
-from codegen_mcp.core.errors import NotFound
+from codegen_mcp.core.errors import NotFound, WorkerError
 from codegen_mcp.tools.artifact_get import ArtifactGetArguments
+
+log = structlog.get_logger()
 
 PAGE = 50
 LIST = "ArtifactService/ListArtifacts"
@@ -54,12 +57,16 @@ def image(data: bytes, content_type: str) -> ImageContent:
 
 
 async def of_task(call: Call, session_id: str, task_id: str) -> Sequence[ArtifactItem]:
-    """What a task left."""
-    page = await call.unary(
-        LIST,
-        pb.ListArtifactsRequest(session_id=session_id, task_id=task_id, page_size=PAGE),
-        pb.ListArtifactsResponse,
-    )
+    """What a task left; nothing where that cannot be told now: its result matters more."""
+    try:
+        page = await call.unary(
+            LIST,
+            pb.ListArtifactsRequest(session_id=session_id, task_id=task_id, page_size=PAGE),
+            pb.ListArtifactsResponse,
+        )
+    except WorkerError as error:
+        log.info("mcp.artifacts_not_listed", reason=error.reason)
+        return []
     return [item(found) for found in page.artifacts]
 
 
@@ -71,7 +78,11 @@ async def blocks(
     room = call.config.image_bytes
     for one in found:
         if one.content_type in IMAGE_TYPES and one.size_bytes <= room:
-            data = await _read(call, session_id, one.artifact_id)
+            try:
+                data = await _read(call, session_id, one.artifact_id)
+            except WorkerError as error:  # its session has just ended, for example
+                log.info("mcp.image_not_read", reason=error.reason)
+                data = b""
             if kind := image_type(data):
                 shown.append(image(data, kind))
                 room -= len(data)

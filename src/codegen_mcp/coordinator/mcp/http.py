@@ -42,6 +42,7 @@ async def open_mcp_app(
     authenticator: Authenticator,
     auth: AuthConfig,
     host: str,
+    url: str,
     public_url: str = "",
     desk: Desk | None = None,
 ) -> AsyncIterator[ASGIApp]:
@@ -54,7 +55,8 @@ async def open_mcp_app(
         authenticator: Who says who calls.
         auth: What it was opened with.
         host: Address that is bound.
-        public_url: Where clients reach it, if that is another.
+        url: Where it is reached: told to clients that ask where to get tokens.
+        public_url: Where clients reach it, if that is another address: its name is good too.
         desk: Where calls report.
     """
     everybody = None if authenticator.asks else await authenticator.authenticate(None, Peer())
@@ -68,9 +70,7 @@ async def open_mcp_app(
         max_request_body_size=MAX_REQUEST_BYTES,
         max_sessions=MAX_CONNECTIONS,
         transport_security=known_names(host, public_url),
-        auth=auth_settings(auth, public_url.rstrip("/") + PATH if public_url else _own(host))
-        if authenticator.asks
-        else None,
+        auth=auth_settings(auth, url + PATH) if authenticator.asks else None,
         token_verifier=PrincipalVerifier(authenticator) if authenticator.asks else None,
     )
     async with app.router.lifespan_context(app):
@@ -120,7 +120,3 @@ class GoneWatch:
             return message
 
         await self._app(scope, watched, send)
-
-
-def _own(host: str) -> str:
-    return f"http://[{host}]{PATH}" if ":" in host else f"http://{host}{PATH}"

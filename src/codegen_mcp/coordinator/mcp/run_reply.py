@@ -19,7 +19,10 @@ _MARKER_BYTES = 400
 """Kept free for the words about what was cut."""
 _STDERR_SHARE = 3
 """stderr gets at least this part of the room, if it needs it."""
-SHOWN_ARTIFACTS = 20
+_ARTIFACTS_SHARE = 2
+"""Artifacts get at most this part of the room."""
+_LINK_BYTES = 120
+"""Of a resource link, beside what it names."""
 
 
 def session_fields(chosen: Chosen) -> dict[str, Any]:
@@ -51,6 +54,8 @@ def run_answer(
     facts = result.metadata
     complete(got, result)
     room = config.form_bytes - 2 * _MARKER_BYTES
+    named, cost = fitting_artifacts(artifacts, room // _ARTIFACTS_SHARE)
+    room -= cost
     stdout, stderr = share(got.stdout, got.stderr, room)
     out = _text(config, got.task_id, "stdout", stdout, got.stdout.total)
     err, frames = trimmed(_text(config, got.task_id, "stderr", stderr, got.stderr.total))
@@ -73,8 +78,23 @@ def run_answer(
         stderr_bytes=got.stderr.total,
         stdout_omitted_bytes=stdout.omitted,
         stderr_omitted_bytes=stderr.omitted,
-        artifacts=tuple(artifacts[:SHOWN_ARTIFACTS]),
+        artifacts=tuple(named),
+        artifacts_omitted=max(len(result.artifacts), len(artifacts)) - len(named),
     )
+
+
+def fitting_artifacts(
+    found: Sequence[ArtifactItem], room: int
+) -> tuple[Sequence[ArtifactItem], int]:
+    """Return those that fit, and what they cost: in the structured form, or as words and link."""
+    cost = 0
+    for number, one in enumerate(found):
+        names = 2 * json_size(one.name) + 2 * len(one.artifact_id) + 2 * len(one.content_type)
+        more = max(len(one.model_dump_json()), names + _LINK_BYTES)
+        if cost + more > room:
+            return found[:number], cost
+        cost += more
+    return found, cost
 
 
 def complete(got: Followed, result: pb.TaskResult) -> None:
@@ -105,7 +125,7 @@ def share(stdout: HeadTail, stderr: HeadTail, room: int) -> tuple[Shown, Shown]:
     return stdout.shown(room - err_size), err
 
 
-def run_text(answer: RunAnswer, chosen: Chosen) -> str:
+def run_text(config: McpConfig, answer: RunAnswer, chosen: Chosen) -> str:
     """The same answer in words."""
     printed = "" if answer.stdout or answer.stderr else "(nothing was printed)"
     return paragraphs(
@@ -118,6 +138,10 @@ def run_text(answer: RunAnswer, chosen: Chosen) -> str:
             f"artifact_id={one.artifact_id}"
             for one in answer.artifacts
         ),
+        f"and {answer.artifacts_omitted} more artifacts: "
+        f'{shown_name(config, "artifact.list")}(task_id="{answer.task_id}")'
+        if answer.artifacts_omitted
+        else "",
         f"session_id={answer.session_id} task_id={answer.task_id}",
         session_words(chosen),
     )

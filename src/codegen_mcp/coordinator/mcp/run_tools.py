@@ -83,7 +83,7 @@ async def finished(call: Call, tool: str, chosen: Chosen, got: Followed) -> Repl
     run = run_answer(call.config, chosen, got, found)
     return Reply(
         value=run,
-        text=run_text(run, chosen),
+        text=run_text(call.config, run, chosen),
         blocks=await artifacts.blocks(call, chosen.session_id, run.artifacts),
     )
 

@@ -27,6 +27,7 @@ from codegen_mcp.coordinator.mcp.words import paragraphs, shown_name, size
 from codegen_mcp.core.limits import MIB
 
 PAGE = 50
+SHOWN_TASKS = 20
 
 
 async def session_create(call: Call, arguments: SessionCreateArguments) -> Reply:
@@ -107,7 +108,7 @@ async def session_status(call: Call, arguments: SessionArguments) -> Reply:
         memory_limit_bytes=found.info.limits.max_memory_bytes,
         disk_limit_bytes=found.info.limits.max_disk_bytes,
         cpu_limit_millicores=found.info.limits.max_cpu_millicores,
-        recent_tasks=tuple(found.recent_tasks),
+        recent_tasks=tuple(found.recent_tasks[:SHOWN_TASKS]),
         restored_from=found.restored_from,
         lost=found.lost,
     )
