@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from starlette.routing import Mount
 from starlette.types import ASGIApp
@@ -23,13 +24,20 @@ from codegen_mcp.http.link_key import load_key
 from codegen_mcp.http.protocol import MAX_CONNECTIONS
 from codegen_mcp.http.server import HttpServer
 from codegen_mcp.settings import Settings
-from codegen_mcp.telemetry.metrics import CONTENT_TYPE, WorkerMetrics
+from codegen_mcp.telemetry.metrics import CONTENT_TYPE
 
 KEY_FILE = "links.key"
 PORT_FILE = "http.port"
 FACE_CONNECTIONS = 4096
 """Of HTTP_PORT where agents connect: each has one, and one more while a call runs."""
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
+
+
+class Shown(Protocol):
+    """Metrics of one process."""
+
+    def render(self) -> bytes:
+        """Write them all, for Prometheus."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +54,7 @@ async def open_http(
     *,
     state: Path,
     artifacts: ArtifactKeeper,
-    metrics: WorkerMetrics,
+    metrics: Shown,
     ready: Callable[[], bool],
     tls: ssl.SSLContext | None = None,
     face: ASGIApp | None = None,
@@ -58,7 +66,7 @@ async def open_http(
         settings: Ports, addresses.
         state: The state directory: it keeps the links' key and the port.
         artifacts: What links are for.
-        metrics: Of the worker.
+        metrics: What Prometheus scrapes.
         ready: Whether new work is taken.
         tls: Serve HTTPS by it.
         face: Gets what HTTP_PORT has no other answer for; metrics are then beside it.

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from codegen_mcp.bootstrap.coordinator import fleet_numbers
 from codegen_mcp.bootstrap.http import open_http, own_url
 from codegen_mcp.bootstrap.local import LocalGateway, open_local_gateway
 from codegen_mcp.bootstrap.process import prepare_process, settle_memory, wind_down
@@ -27,6 +28,9 @@ from codegen_mcp.core.errors import Unavailable
 from codegen_mcp.http.server import HttpServer
 from codegen_mcp.server.signals import ShutdownSignals
 from codegen_mcp.settings import Settings
+from codegen_mcp.telemetry.coordinator_metrics import CoordinatorMetrics
+from codegen_mcp.telemetry.metrics import WorkerMetrics
+from codegen_mcp.version import __version__
 
 HTTP_PORT = 8080
 """Where none is set."""
@@ -43,6 +47,17 @@ class Served:
     http: HttpServer
     mcp_url: str
     """Where agents connect."""
+
+
+class BothMetrics:
+    """Those of the worker and of the coordinator: no name is in both."""
+
+    def __init__(self, worker: WorkerMetrics, coordinator: CoordinatorMetrics) -> None:
+        self._parts = (worker, coordinator)
+
+    def render(self) -> bytes:
+        """Write them one after the other, as the text format allows."""
+        return b"".join(part.render() for part in self._parts)
 
 
 @asynccontextmanager
@@ -63,10 +78,15 @@ async def open_served(settings: Settings, face: Face | None = None) -> AsyncIter
     async with AsyncExitStack() as stack:
         authenticator = await stack.enter_async_context(open_authenticator(settings.auth))
         local = await stack.enter_async_context(open_local_gateway(settings))
+        routed = CoordinatorMetrics(
+            lambda: fleet_numbers(local.routing.workers),
+            name=settings.coordinator_name,
+            version=__version__,
+        )
         grpc = CoordinatorServer(
             local.gateway,
             CoordinatorConfig(host=settings.host, port=settings.grpc_port),
-            local.metrics,
+            routed,
             gates=[AuthInterceptor(authenticator)],
             credentials=None if identity is None else identity.grpc(),
         )
@@ -89,7 +109,7 @@ async def open_served(settings: Settings, face: Face | None = None) -> AsyncIter
                 settings.model_copy(update={"http_port": settings.http_port or "auto"}),
                 state=local.engine.host.state.root,
                 artifacts=local.engine.artifacts,
-                metrics=local.metrics,
+                metrics=BothMetrics(local.metrics, routed),
                 ready=lambda: grpc.serving,
                 tls=None if identity is None else identity.http(),
                 face=app,

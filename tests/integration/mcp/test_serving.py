@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,7 +40,11 @@ def test_one_port_has_mcp_metrics_health_and_links_and_grpc_is_beside_it(
     base = served.url.removesuffix("/mcp")
     assert httpx2.get(f"{base}/readyz").text == "ready\n"
     assert httpx2.get(f"{base}/healthz").text == "ok\n"
-    assert "worker_info" in httpx2.get(f"{base}/metrics").text
+    metrics = httpx2.get(f"{base}/metrics").text
+    assert "worker_info" in metrics
+    assert "coordinator_info" in metrics
+    names = re.findall(r"^# TYPE (\S+)", metrics, re.M)
+    assert len(names) == len(set(names))
     assert httpx2.get(f"{base}/nothing").status_code == 404
     with Sandbox.create(address=served.address) as sandbox:
         assert sandbox.run_python("print(1)").stdout == "1\n"
