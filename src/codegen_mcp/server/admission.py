@@ -16,6 +16,9 @@ NEW_WORK = frozenset(
 )
 """Refused while draining; everything else is served to the end."""
 
+ALWAYS = "/codegen.v1.WorkerLifecycle/"
+"""Taken whatever the load is: a coordinator that is too busy for heartbeats would lose workers."""
+
 RETRY_AFTER_S = 0.5
 DRAIN_RETRY_AFTER_S = 5.0
 """By then another worker, or this one's successor, is there."""
@@ -36,7 +39,7 @@ class Admission:
             Full: As many as may be are under way; this one was not counted.
             Draining: New work, and the worker is shutting down.
         """
-        if self.in_flight >= self._max:
+        if self.in_flight >= self._max and not method.startswith(ALWAYS):
             raise Full(
                 f"{self._max} calls are under way, as many as this worker takes; retry shortly",
                 reason="TOO_MANY_CALLS",

@@ -16,8 +16,8 @@ from codegen_mcp._proto.codegen.v1 import common_pb2, tools_pb2
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
 from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as tasks_pb
 from codegen_mcp._proto.codegen.v1 import worker_lifecycle_pb2 as lifecycle_pb
-from codegen_mcp.coordinator.lifecycle_service import REGISTRATION
 from codegen_mcp.coordinator.stream_link import StreamLink
+from codegen_mcp.coordinator.worker_identity import REGISTRATION
 from codegen_mcp.testing.joined import Hub, Joined, joined_worker, open_hub
 from codegen_mcp.testing.plain_worker import PlainWorker, plain_worker
 
@@ -311,4 +311,36 @@ async def test_a_registration_that_makes_no_sense_is_refused(fields):
         with pytest.raises(aio.AioRpcError) as caught:
             await s.hostile.register(**fields)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        await s.assert_unharmed()
+
+
+async def test_a_worker_has_one_stream_whatever_it_opens():
+    async with scene() as s:
+        link = await s.join()
+        lifecycle = s.hub.coordinator.lifecycle
+        proof = ((REGISTRATION, s.hostile.registration.session_id),)
+        hello = lifecycle_pb.StreamHello(worker_id="hostile", incarnation=1, calls=True)
+        opened = [s.hostile._call]
+        for _ in range(20):
+            await s.hostile.open_stream(proof)
+            await s.hostile.send(hello=hello)
+            opened.append(s.hostile._call)
+        async with asyncio.timeout(10):
+            while sum(call.done() for call in opened) < 20 or lifecycle.streams != 2:
+                await asyncio.sleep(0.01)
+        assert (await s.hub.linked("hostile")).link is not link
+        await s.assert_unharmed()
+
+
+async def test_a_peer_that_says_hello_is_told_to_end_what_is_anothers():
+    async with scene() as s:
+        claim = lifecycle_pb.SessionEpoch(session_id=s.session_id, epoch=1)
+        await s.join(calls=False, sessions=[claim])
+        async with asyncio.timeout(10):
+            while not any(frame.HasField("session_destroy") for frame in s.hostile.frames):
+                await asyncio.sleep(0.01)
+        told = [f.session_destroy for f in s.hostile.frames if f.HasField("session_destroy")]
+        assert [(one.session_id, one.force, one.save_checkpoint) for one in told] == [
+            (s.session_id, True, False)
+        ]
         await s.assert_unharmed()
