@@ -28,8 +28,6 @@ from codegen_mcp.telemetry.metrics import CONTENT_TYPE
 
 KEY_FILE = "links.key"
 PORT_FILE = "http.port"
-FACE_CONNECTIONS = 4096
-"""Of HTTP_PORT where agents connect: each has one, and one more while a call runs."""
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 
@@ -58,6 +56,7 @@ async def open_http(
     ready: Callable[[], bool],
     tls: ssl.SSLContext | None = None,
     face: ASGIApp | None = None,
+    connections: int = MAX_CONNECTIONS,
     guard: Guard | None = None,
 ) -> AsyncIterator[Http]:
     """Open METRICS_PORT and HTTP_PORT; while the latter is open, artifacts have links.
@@ -70,6 +69,7 @@ async def open_http(
         ready: Whether new work is taken.
         tls: Serve HTTPS by it.
         face: Gets what HTTP_PORT has no other answer for; metrics are then beside it.
+        connections: Of HTTP_PORT, at once.
         guard: Asked about each use of a link.
 
     Raises:
@@ -100,7 +100,6 @@ async def open_http(
                     *([Mount("/", face)] if face is not None else []),
                 ],
             )
-            most = MAX_CONNECTIONS if face is None else FACE_CONNECTIONS
 
             def server(port: int) -> HttpServer:
                 return HttpServer(
@@ -109,7 +108,7 @@ async def open_http(
                     port=port,
                     setting="HTTP_PORT",
                     tls=tls,
-                    connections=most,
+                    connections=connections,
                 )
 
             if settings.http_port == "auto":

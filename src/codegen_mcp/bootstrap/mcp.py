@@ -11,7 +11,12 @@ from pathlib import Path
 from codegen_mcp.bootstrap.coordinator import fleet_numbers
 from codegen_mcp.bootstrap.http import open_http, own_url
 from codegen_mcp.bootstrap.local import LocalGateway, open_local_gateway
-from codegen_mcp.bootstrap.process import prepare_process, settle_memory, wind_down
+from codegen_mcp.bootstrap.process import (
+    open_many_files,
+    prepare_process,
+    settle_memory,
+    wind_down,
+)
 from codegen_mcp.bootstrap.serve import sandbox_lines
 from codegen_mcp.coordinator.app import CoordinatorConfig, CoordinatorServer
 from codegen_mcp.coordinator.auth.authenticator import open_authenticator
@@ -32,6 +37,10 @@ from codegen_mcp.telemetry.coordinator_metrics import CoordinatorMetrics
 from codegen_mcp.telemetry.metrics import WorkerMetrics
 from codegen_mcp.version import __version__
 
+CONNECTIONS = 4096
+"""Over HTTP at once: an agent has one, and another while a call of it runs."""
+FILES = 4 * CONNECTIONS
+"""That the process may have open: connections, and what their calls need."""
 HTTP_PORT = 8080
 """Where none is set."""
 PLACES = 16
@@ -73,6 +82,7 @@ async def open_served(settings: Settings, face: Face | None = None) -> AsyncIter
         WorkerError, OSError: As of its parts.
     """
     asks = settings.auth.asks
+    files = open_many_files(FILES)
     check_reach(settings.host, asks=asks, insecure_no_auth=settings.insecure_no_auth)
     identity = None if settings.tls is None else ServerIdentity(settings.tls)
     async with AsyncExitStack() as stack:
@@ -113,6 +123,7 @@ async def open_served(settings: Settings, face: Face | None = None) -> AsyncIter
                 ready=lambda: grpc.serving,
                 tls=None if identity is None else identity.http(),
                 face=app,
+                connections=min(CONNECTIONS, files // 4),
                 guard=LinkGuard(
                     authenticator,
                     local.engine.artifacts,

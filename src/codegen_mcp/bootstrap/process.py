@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 from concurrent.futures import ThreadPoolExecutor
 
 from codegen_mcp.bootstrap.engine import Engine
@@ -24,6 +25,16 @@ def prepare_process(settings: Settings) -> None:
         mounts.enter_private_namespace()
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="worker")
     asyncio.get_running_loop().set_default_executor(threads)
+
+
+def open_many_files(most: int) -> int:
+    """Raise what this process may have open towards ``most``; how many it may have now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return most if soft == resource.RLIM_INFINITY else soft
 
 
 def settle_memory() -> None:

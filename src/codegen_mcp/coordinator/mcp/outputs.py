@@ -14,10 +14,11 @@ from codegen_mcp.coordinator.mcp.follow import Followed, follow
 from codegen_mcp.coordinator.mcp.run_reply import session_fields, session_words
 from codegen_mcp.coordinator.mcp.sessions import Chosen
 from codegen_mcp.coordinator.mcp.tasks import ATTACH, session_of, status
-from codegen_mcp.coordinator.mcp.words import paragraphs
+from codegen_mcp.coordinator.mcp.words import paragraphs, shown_name
 from codegen_mcp.core.errors import InvalidRequest, WrongState
 from codegen_mcp.server.closing import closing
 
+OUTPUT_GONE = "OUTPUT_EXPIRED"
 _ROOM_BYTES = 400 * 1024
 """Of one form of the answer as JSON."""
 
@@ -36,16 +37,23 @@ async def output_read(call: Call, arguments: OutputReadArguments) -> Reply:
         try:
             return await _read(call, arguments, chosen, wanted)
         except WrongState as error:
-            raise _expired(error) from error
+            raise _expired(call, arguments.task_id, error) from error
 
     return await call.in_session(session_id, work)
 
 
-def _expired(error: WrongState) -> WrongState:
+def _expired(call: Call, task_id: str, error: WrongState) -> WrongState:
     if first := error.metadata.get("first_offset", ""):
         return WrongState(
             f"bytes before {first} are not held any more, newer output took their place; read "
             f"from offset={first} on",
+            reason=error.reason,
+        )
+    if error.reason == OUTPUT_GONE:
+        result = shown_name(call.config, "task.result")
+        return WrongState(
+            f"the whole output of task {task_id!r} is not held any more, since its session moved "
+            f"or was restarted; {result} still tells its head and tail",
             reason=error.reason,
         )
     return error

@@ -116,7 +116,8 @@ OUTPUT_READ = ToolSpec(
     title="Read output",
     description=(
         "Read any part of what a task printed, exactly, for example what its result left out. "
-        "Output is kept while the session lives (the newest 128 MiB of it)."
+        "Output is kept while the session lives (the newest 128 MiB of it; only head and tail when "
+        "the session was restored or moved)."
     ),
     arguments=arguments.OutputReadArguments,
     result=answers.OutputAnswer,
