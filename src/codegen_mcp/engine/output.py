@@ -207,7 +207,8 @@ class OutputJournal:
         if not 0 <= offset <= printed:
             raise InvalidRequest(
                 f"{stream}_offset {offset} is not between 0 and the {printed} bytes printed so "
-                "far; pass the offset behind the last byte that you have"
+                "far; pass the offset behind the last byte that you have",
+                metadata={"stream": str(stream), "logged_bytes": str(printed)},
             )
         if offset < held_from:
             raise WrongState(
