@@ -9,10 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from codegen_mcp.bootstrap.process import settle_memory
+from starlette.routing import Mount
+
+from codegen_mcp.bootstrap.http import own_url
+from codegen_mcp.bootstrap.process import CONNECTIONS, FILES, open_many_files, settle_memory
 from codegen_mcp.bootstrap.router import Routing, open_routing
 from codegen_mcp.coordinator.app import CoordinatorConfig, CoordinatorServer
 from codegen_mcp.coordinator.auth.authenticator import open_authenticator
+from codegen_mcp.coordinator.auth.base import Authenticator
 from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor
 from codegen_mcp.coordinator.auth.link_guard import refuse_auth_links
 from codegen_mcp.coordinator.auth.reach import check_reach, reach_lines
@@ -117,10 +121,61 @@ async def open_coordinator(settings: Settings) -> AsyncIterator[Coordinator]:
                     tls=None if identity is None else identity.http(),
                 )
             )
+        if isinstance(settings.http_port, int) and settings.http_port:
+            await stack.enter_async_context(
+                _agents_face(settings, routing, server, metrics, authenticator, identity)
+            )
         await stack.enter_async_context(server)
         yield Coordinator(
             routing=routing, server=server, metrics=metrics, lifecycle=lifecycle, http=http
         )
+
+
+@asynccontextmanager
+async def _agents_face(
+    settings: Settings,
+    routing: Routing,
+    server: CoordinatorServer,
+    metrics: CoordinatorMetrics,
+    authenticator: Authenticator,
+    identity: ServerIdentity | None,
+) -> AsyncIterator[HttpServer]:
+    """MCP for the whole fleet at HTTP_PORT, with metrics and health beside it."""
+    # The protocol's library takes most of a second to import: only who serves agents needs it.
+    from codegen_mcp.coordinator.mcp.http import open_mcp_app
+    from codegen_mcp.coordinator.mcp.server import Face
+
+    assert isinstance(settings.http_port, int)
+    files = open_many_files(FILES)
+    url = settings.public_url or own_url(
+        settings.host, settings.http_port, secure=identity is not None
+    )
+    async with open_mcp_app(
+        routing.gateway,
+        Face(),
+        settings.mcp,
+        authenticator=authenticator,
+        auth=settings.auth,
+        host=settings.host,
+        url=url,
+        public_url=settings.public_url,
+        desk=routing.desk,
+    ) as face:
+        app = make_app(
+            ready=lambda: server.serving,
+            metrics=metrics.render,
+            metrics_type=CONTENT_TYPE,
+            routes=[Mount("/", face)],
+        )
+        async with HttpServer(
+            app,
+            host=settings.host,
+            port=settings.http_port,
+            setting="HTTP_PORT",
+            tls=None if identity is None else identity.http(),
+            connections=min(CONNECTIONS, files // 4),
+        ) as http:
+            yield http
 
 
 def fleet_numbers(workers: Workers) -> FleetNumbers:
@@ -152,6 +207,8 @@ async def serve_coordinator(settings: Settings, announce: Callable[[str], object
             announce(line)
         port = coordinator.server.port
         announce(f"coordinator {settings.coordinator_name} listening on {settings.host}:{port}")
+        if isinstance(settings.http_port, int) and settings.http_port:
+            announce(f"MCP at port {settings.http_port}, /mcp")
         announce("let workers join it:")
         announce(f"  COORDINATOR_ADDR={settings.host}:{port} codegen-mcp worker --port 0")
         settle_memory()

@@ -12,6 +12,8 @@ from codegen_mcp.bootstrap.coordinator import fleet_numbers
 from codegen_mcp.bootstrap.http import open_http, own_url
 from codegen_mcp.bootstrap.local import LocalGateway, open_local_gateway
 from codegen_mcp.bootstrap.process import (
+    CONNECTIONS,
+    FILES,
     open_many_files,
     prepare_process,
     settle_memory,
@@ -37,10 +39,6 @@ from codegen_mcp.telemetry.coordinator_metrics import CoordinatorMetrics
 from codegen_mcp.telemetry.metrics import WorkerMetrics
 from codegen_mcp.version import __version__
 
-CONNECTIONS = 4096
-"""Over HTTP at once: an agent has one, and another while a call of it runs."""
-FILES = 4 * CONNECTIONS
-"""That the process may have open: connections, and what their calls need."""
 HTTP_PORT = 8080
 """Where none is set."""
 PLACES = 16

@@ -17,6 +17,11 @@ from codegen_mcp.telemetry.logs import configure_logging
 THREADS = 32
 """For work that blocks: asyncio's own six on a small machine are soon all busy with long work."""
 
+CONNECTIONS = 4096
+"""Over HTTP at once: an agent has one, and another while a call of it runs."""
+FILES = 4 * CONNECTIONS
+"""That the process may have open: connections, and what their calls need."""
+
 
 def prepare_process(settings: Settings) -> None:
     """Set up logs, mounts of this process alone, and threads; call it on the loop that serves."""

@@ -25,6 +25,9 @@ from codegen_mcp.cli.options import make_settings
     type=click.Path(path_type=Path),
     help="State directory (BASE_WORKSPACE; default /tmp/workspaces).",
 )
+@click.option(
+    "--http-port", type=int, help="Port of MCP at /mcp, for agents (HTTP_PORT; default off)."
+)
 @click.option("--metrics-port", type=int, help="HTTP port of /metrics (METRICS_PORT; default off).")
 @click.option(
     "--insecure-no-auth",
@@ -38,6 +41,7 @@ def coordinator(
     host: str | None,
     directory: str | None,
     workspace: Path | None,
+    http_port: int | None,
     metrics_port: int | None,
     insecure_no_auth: bool | None,
     log_level: str | None,
@@ -48,6 +52,7 @@ def coordinator(
         host=host,
         coordinator_directory=directory,
         base_workspace=workspace,
+        http_port=http_port,
         metrics_port=metrics_port,
         insecure_no_auth=insecure_no_auth,
         log_level=log_level,

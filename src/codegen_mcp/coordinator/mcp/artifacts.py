@@ -176,9 +176,11 @@ async def find(call: Call, artifact_id: str) -> pb.ArtifactMetadata:
         )
     except NotFound as error:
         raise missing from error
-    if not page.artifacts:
+    # A worker that knows no such filter answers with all there are.
+    found = next((one for one in page.artifacts if one.artifact_id == artifact_id), None)
+    if found is None:
         raise missing
-    return page.artifacts[0]
+    return found
 
 
 async def bytes_of(call: Call, found: pb.ArtifactMetadata) -> bytes:
