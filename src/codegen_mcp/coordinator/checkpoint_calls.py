@@ -22,7 +22,7 @@ from codegen_mcp.coordinator.principal import Principal
 from codegen_mcp.coordinator.routes import Held, Routes
 from codegen_mcp.coordinator.session_calls import refuse_chosen
 from codegen_mcp.core.checkpoint import parse_checkpoint_id
-from codegen_mcp.core.errors import InvalidRequest, NotFound, Unavailable
+from codegen_mcp.core.errors import InvalidRequest, NotFound, NotImplementedYet, Unavailable
 from codegen_mcp.core.ids import new_session_id
 from codegen_mcp.engine.checkpoints.catalog import not_found as no_checkpoint
 from codegen_mcp.server.convert import MAX_PAYLOAD_BYTES, not_negative
@@ -147,11 +147,34 @@ class CheckpointFace:
                 "SessionManagement/RestoreSession", asked, epoch=held.row.epoch
             )
             assert isinstance(answer, pb.RestoreResponse)
+            await self._make_newest(held, request.checkpoint_id)
             return answer
 
         return await self._calls.attempt(
             principal, row.session_id, work, what="a restore", repeatable=False
         )
+
+    async def _make_newest(self, held: Held, checkpoint_id: str) -> None:
+        """After a step back: save it, where later ones are stored.
+
+        Who restores the session when its worker is lost takes the newest of its owner, because
+        saves that happen by themselves are known here only some time later.
+        """
+        request = pb.ListCheckpointsRequest(session_id=held.row.session_id, page_size=1)
+        try:
+            listed = await held.link.unary("SessionManagement/ListCheckpoints", request)
+        except NotImplementedYet:
+            return
+        assert isinstance(listed, pb.ListCheckpointsResponse)
+        if [one.checkpoint_id for one in listed.checkpoints] != [checkpoint_id]:
+            saved = await held.link.unary(
+                "SessionManagement/CheckpointSession",
+                pb.CheckpointRequest(session_id=held.row.session_id, incremental=True),
+                epoch=held.row.epoch,
+            )
+            assert isinstance(saved, pb.CheckpointResponse)
+            checkpoint_id = saved.checkpoint_id
+        await self._point_to(held, checkpoint_id)
 
     async def fork(self, principal: Principal, request: pb.ForkRequest) -> pb.ForkResponse:
         """Copy a session; all copies or none."""

@@ -99,6 +99,7 @@ class Fencing:
         more (twice in a row, where the list is ``whole``) end in the directory too.
         """
         own = await self._rows(owner)
+        await self._end_unfinished(own)
         commits: list[Commit] = []
         for info in infos:
             row = own.get(info.session_id)
@@ -120,6 +121,12 @@ class Fencing:
         if whole and len(infos) < MOST_TOLD:
             await self._reconcile(owner, own, held)
         return await self._strangers(owner, own, held)
+
+    async def _end_unfinished(self, own: Mapping[str, SessionRow]) -> None:
+        """What an earlier coordinator was making when it died: nobody was told of it."""
+        for row in own.values():
+            if row.state is RowState.CREATING and row.session_id not in self._routes.making:
+                await self._directory.end(row.session_id, row.epoch)
 
     async def _reconcile(
         self, owner: Owner, own: Mapping[str, SessionRow], held: Mapping[str, int]

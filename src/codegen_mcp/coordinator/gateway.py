@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
-import structlog
 from google.protobuf.message import Message
 
 from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as tasks_pb
@@ -27,19 +25,16 @@ from codegen_mcp.coordinator.placement import Placement
 from codegen_mcp.coordinator.principal import Principal
 from codegen_mcp.coordinator.routes import RouterConfig, Routes
 from codegen_mcp.coordinator.session_calls import SessionFace
+from codegen_mcp.coordinator.sweeping import Sweeper
 from codegen_mcp.coordinator.task_calls import TaskFace
 from codegen_mcp.coordinator.task_streams import ATTACH, EXECUTE, TaskStreams
 from codegen_mcp.coordinator.tool_facts import ToolFacts
 from codegen_mcp.coordinator.workers import Workers
+from codegen_mcp.core.clock import BoottimeClock
 from codegen_mcp.core.errors import NotImplementedYet
 from codegen_mcp.engine.owned_tasks import OwnedTasks
 
-log = structlog.get_logger()
-
 Handler: TypeAlias = Callable[[Principal, Any], Awaitable[Message]]
-
-TIDY_S = 300.0
-"""Between two times that ended sessions of long ago are forgotten."""
 
 
 class Router:
@@ -65,7 +60,6 @@ class Router:
             config: Times and bounds.
             name: In answers about all workers together.
         """
-        self._directory = directory
         self._tasks = OwnedTasks()
         self._routes = Routes(directory, workers, config or RouterConfig())
         placement = Placement(workers.all)
@@ -87,6 +81,7 @@ class Router:
         self._tools = tools
         self._handlers = self._table()
         self._drainer = Drainer(self._routes, self._mover, self._tasks)
+        self._sweeper = Sweeper(self._routes, failover, BoottimeClock())
         workers.on_lost(failover.lost)
 
     def _table(self) -> Mapping[str, Handler]:
@@ -130,7 +125,7 @@ class Router:
 
     async def __aenter__(self) -> Self:
         await self._evictor.load()
-        self._tasks.spawn(self._tidy_up(), "router-tidy")
+        self._tasks.spawn(self._sweeper.run(), "router-sweep")
         self._tasks.spawn(self._drainer.watch(), "router-drain")
         return self
 
@@ -173,11 +168,3 @@ class Router:
     ) -> AsyncGenerator[files_pb.DownloadChunk, None]:
         """Fetch a file from a workspace."""
         return self._files.download(principal, request)
-
-    async def _tidy_up(self) -> None:
-        while True:
-            await asyncio.sleep(TIDY_S)
-            try:
-                await self._directory.forget(self._routes.config.keep_ended)
-            except Exception as error:
-                log.warning("router.not_tidied", error=str(error))

@@ -102,6 +102,8 @@ class Maker:
             Full: The principal's quota. Refused: The worker died.
         """
         done: list[SessionRow] = []
+        names = {row.session_id for row in rows}
+        self._routes.making |= names
         try:
             for row in rows:
                 bound = principal.quotas.sessions
@@ -112,6 +114,8 @@ class Maker:
         except BaseException:
             self._tasks.spawn(self._give_back(done, link), "session-give-back")
             raise
+        finally:
+            self._routes.making -= names
 
     async def settle(
         self, principal: Principal, rows: Sequence[SessionRow], session_ids: Sequence[str]

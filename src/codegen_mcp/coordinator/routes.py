@@ -66,6 +66,8 @@ class Routes:
         self._rows: OrderedDict[str, SessionRow] = OrderedDict()
         self._kept: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.making: set[str] = set()
+        """Sessions that are being made by this process at this moment."""
         self.adhoc: OrderedDict[str, None] = OrderedDict()
         """Sessions that calls made by themselves, the one unused for longest first."""
 

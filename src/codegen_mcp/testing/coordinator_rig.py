@@ -122,6 +122,7 @@ class CoordinatorRig:
             **{
                 **TEST_SETTINGS,
                 "max_sessions": 4,
+                "volume": "plain",  # others on this machine may hold a mount for long
                 "worker_id": worker_id,
                 "base_workspace": self.base / worker_id,
                 "checkpoint_dir": str(self.base / "store"),

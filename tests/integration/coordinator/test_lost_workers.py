@@ -159,3 +159,18 @@ async def test_many_sessions_of_a_lost_worker_all_come_back(rig: CoordinatorRig)
         *(printed(gateway, session_id, "print(open('n').read())") for session_id in sessions)
     )
     assert found == [f"{number}\n" for number in range(8)]
+
+
+async def test_a_session_that_was_put_back_to_an_older_checkpoint_comes_back_as_that(
+    rig: CoordinatorRig,
+) -> None:
+    gateway = rig.gateway
+    session_id = await create(gateway, worker_id="one")
+    await printed(gateway, session_id, "open('f', 'w').write('older')")
+    older = await save(gateway, session_id)
+    await printed(gateway, session_id, "open('f', 'w').write('newer')")
+    await save(gateway, session_id)
+    request = sessions_pb.RestoreRequest(checkpoint_id=older)
+    await gateway.unary(ALICE, "SessionManagement/RestoreSession", request)
+    await rig.silence("one")
+    assert await printed(gateway, session_id, "print(open('f').read())") == "older\n"
