@@ -75,7 +75,10 @@ async def cut(fleet: Fleet, name: str, dice: random.Random) -> None:
     await fleet.net.mend(name)
 
 
-FAULTS = (killed, stopped, drained, coordinator_killed, coordinator_stopped, both_killed, cut, cut)
+FAULTS = (
+    *(killed, killed, killed, stopped, stopped, cut, cut),
+    *(drained, coordinator_killed, coordinator_stopped, both_killed),
+)
 
 
 @pytest.mark.parametrize("seed", [int(os.environ.get("CODEGEN_TEST_SEED", "1"))])
@@ -89,7 +92,11 @@ async def test_whatever_happens_nothing_acknowledged_is_lost_and_nothing_runs_tw
     ):
         callers = [
             Caller(
-                fleet, number, durability=common_pb2.DURABILITY_SYNC, auto_restore=bool(number % 2)
+                fleet,
+                number,
+                task_s=0.5,
+                durability=common_pb2.DURABILITY_SYNC,
+                auto_restore=bool(number % 2),
             )
             for number in range(4)
         ]
@@ -103,7 +110,8 @@ async def test_whatever_happens_nothing_acknowledged_is_lost_and_nothing_runs_tw
                 done = []
                 for _ in range(ROUNDS):
                     witness.look()
-                    fault, name = dice.choice(FAULTS), dice.choice("ab")
+                    holder = fleet.holder(dice.choice(callers).session)
+                    fault, name = dice.choice(FAULTS), holder.worker or "a"
                     done.append(f"{fault.__name__} {name}")
                     await fault(fleet, name, dice)
                     await fleet.joined(2)

@@ -22,9 +22,17 @@ class Caller:
         told: How often each answer came.
     """
 
-    def __init__(self, fleet: Fleet, number: int, **config: Any) -> None:
-        """``config``: of its session."""
+    def __init__(self, fleet: Fleet, number: int, *, task_s: float = 0.0, **config: Any) -> None:
+        """Describe it.
+
+        Args:
+            fleet: What it calls.
+            number: Of this caller.
+            task_s: How long each task takes, so that faults find it under way.
+            config: Of its session.
+        """
         self._fleet = fleet
+        self._task_s = task_s
         self._number = number
         self._config = config
         self.session = ""
@@ -46,7 +54,10 @@ class Caller:
             await self._until_known(f"{self._number}-{turn}")
 
     async def _until_known(self, name: str) -> None:
-        code = watched(name, f"open('log', 'a').write('{name} ')\nprint({name!r})")
+        code = watched(
+            name,
+            f"time.sleep({self._task_s})\nopen('log', 'a').write('{name} ')\nprint({name!r})",
+        )
         while True:
             answer = in_time(await self._fleet.run(self.session, code, f"tsk_{name}"))
             self.told[answer.reason or answer.code or "OK"] += 1
