@@ -7,6 +7,7 @@ sandbox per session; the sandbox runs one command at a time. Known backends: bub
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -116,6 +117,9 @@ class SandboxSpec:
     """The session's variables; part of every run."""
     read_only: Mapping[str, Path] = field(default_factory=dict)
     """Path inside to host path: further read-only binds (TOOLS, WHEELS)."""
+    egress_port: int = 0
+    """Port on loopback inside where code is to find the way out, see ``Sandbox.entrance``; 0: no
+    way out. Backends that cannot have one refuse it."""
     egress_socket: Path | None = None
     """Socket of an allow-listing proxy, bound at /run/codegen/egress.sock; None: no way out."""
 
@@ -148,6 +152,14 @@ class Sandbox(Protocol):
     @property
     def alive(self) -> bool:
         """Whether the next run can be served without a new sandbox."""
+
+    @property
+    def entrance(self) -> socket.socket | None:
+        """A bound TCP socket of the sandbox's own network (``spec.egress_port``), not listening.
+
+        Whoever listens on it serves what code inside connects to there. The sandbox's to close;
+        None where there is no way out.
+        """
 
     async def run(self, command: Command, sink: OutputSink) -> Outcome:
         """Run one command to its end. One at a time; the caller queues.
@@ -202,7 +214,10 @@ class Sandbox(Protocol):
 
 
 class SandboxBackend(Protocol):
-    """Makes sandboxes of one kind."""
+    """Makes sandboxes of one kind.
+
+    One whose sandboxes can have a way out says so with ``carries_egress = True``.
+    """
 
     @property
     def name(self) -> str:

@@ -52,6 +52,9 @@ class BubblewrapBackend:
         self._private_proc = private_proc
         self._spawner: Spawner | None = None
 
+    carries_egress = True
+    """Its sandboxes have a network namespace of their own, with an entrance for the worker."""
+
     @property
     def name(self) -> str:
         """``bubblewrap``, or ``bubblewrap-noproc`` once that is what it boots."""
@@ -113,6 +116,7 @@ class BubblewrapBackend:
                     control_fd=control_fd,
                     site_packages=spec.interpreter.site_packages,
                     proc=private_proc,
+                    egress_port=spec.egress_port,
                     env=base_environment(spec.interpreter, spec.limits),
                 ),
             ]

@@ -28,7 +28,7 @@ _PASSWD = (
 _GROUP = f"root:x:0:\nuser:x:{UID}:\nnogroup:x:65534:\n"
 _HOSTS = "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost\n"
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files\n"
-_ETC = {
+ETC = {
     "passwd": _PASSWD,
     "group": _GROUP,
     "hosts": _HOSTS,
@@ -102,7 +102,7 @@ def _system(out: Arguments) -> None:
     out.add("--dir", "/etc")
     for known in (*ETC_FROM_HOST, *_python_settings()):
         out.add("--ro-bind-try", known, known)
-    for name, text in _ETC.items():
+    for name, text in ETC.items():
         out.add("--perms", "0444", "--ro-bind-data", out.data(text.encode()), f"/etc/{name}")
 
 

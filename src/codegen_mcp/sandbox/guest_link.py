@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable
 
 from codegen_mcp.core.errors import SandboxUnavailable
+from codegen_mcp.sandbox.entrance import take_entrance
 from codegen_mcp.sandbox.guest.codec import encode
 from codegen_mcp.sandbox.guest_protocol import (
     MAX_DATAGRAM,
@@ -36,15 +38,28 @@ class GuestLink:
     Args:
         process: The launched guest.
         ended: Called when a run is over, and with None when the guest is gone.
+        egress_port: Of the entrance that comes with ready; 0: there is none.
+        relay: Runs go to spares through the guest, which cannot send their sockets.
     """
 
-    def __init__(self, process: GuestProcess, ended: Callable[[Exited | None], None]) -> None:
+    def __init__(
+        self,
+        process: GuestProcess,
+        ended: Callable[[Exited | None], None],
+        *,
+        egress_port: int = 0,
+        relay: bool = False,
+    ) -> None:
         self._process = process
+        self._relay = relay
         self._ended = ended
         self._loop = asyncio.get_running_loop()
-        self._spare: tuple[int, socket.socket] | None = None
+        self._spare: tuple[int, socket.socket | None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.alive = True
+        self.entrance: socket.socket | None = None
+        """Bound for the way out; see ``Sandbox.entrance``."""
+        self._egress_port = egress_port
         self._loop.add_reader(process.control, self._on_readable)
 
     async def wait_for_spare(self, seconds: float) -> None:
@@ -73,15 +88,15 @@ class GuestLink:
         Raises:
             SandboxUnavailable: There is none and none is coming.
         """
-        message = encode([payload])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         for _ in range(SPARE_TRIES):
             await self.wait_for_spare(SPARE_S)
             assert self._spare is not None
             (number, channel), self._spare = self._spare, None
-            with channel:
+            words = [payload] if channel else [b"run", b"%d" % number, payload]
+            with channel or contextlib.nullcontext(self._process.control) as way:
                 try:
-                    channel.sendmsg([message], rights, socket.MSG_DONTWAIT)
+                    way.sendmsg([encode(words)], rights, socket.MSG_DONTWAIT)
                 except OSError:
                     continue  # it died while it waited; the guest buries it and makes another
                 return number
@@ -104,6 +119,9 @@ class GuestLink:
         self.alive = False
         self._loop.remove_reader(self._process.control)
         self._drop_spare()
+        if self.entrance is not None:
+            self.entrance.close()
+            self.entrance = None
         self._wake()
         self._ended(None)
 
@@ -130,10 +148,9 @@ class GuestLink:
     def _take(self, reply: Reply, fds: list[int]) -> None:
         match reply:
             case NewSpare():
-                if not fds:
-                    raise GuestProtocolError("a spare without its socket")
-                channel = socket.socket(fileno=fds[0])
-                fds.clear()
+                if bool(fds) is self._relay:
+                    raise GuestProtocolError("a spare without its socket, or with one too many")
+                channel = socket.socket(fileno=fds.pop()) if fds else None
                 self._drop_spare()
                 self._spare = reply.number, channel
                 self._wake()
@@ -148,11 +165,15 @@ class GuestLink:
                         SandboxUnavailable(f"the run could not be started: {reply.text}")
                     )
             case Ready():
-                pass
+                if bool(fds) is not bool(self._egress_port) or self.entrance is not None:
+                    raise GuestProtocolError("ready without its entrance, or with one too many")
+                if fds:
+                    self.entrance = take_entrance(fds.pop(), self._egress_port)
 
     def _drop_spare(self) -> None:
         if self._spare is not None:
-            self._spare[1].close()
+            if self._spare[1] is not None:
+                self._spare[1].close()
             self._spare = None
 
     def _wake(self) -> None:

@@ -9,13 +9,17 @@ Launch contract (what a backend does)::
     flags  --init          it is PID 1 of a PID namespace
            --own-uid       no namespace, but no other process has its uid: kill(-1) is safe
            --no-proc       /proc is not that of its own namespace
+           --run-as U:C:G  code of the session is user (and group) U, and calls itself C; the guest
+                           becomes G; it has CAP_SETUID, SETGID, SETPCAP and KILL
+           --relay         it cannot send descriptors (gVisor): see ``run`` below
            --warm-mib N    largest warm parent; 0 is none
+           --egress PORT   bind this port on loopback and send it along with ready
            --env K=V ...   what most runs will have as environment; comes last
     env    GUEST_ENV, nothing else; stdin, stdout, stderr on /dev/null; cwd anywhere
 
 Messages are lists of byte strings (``guest/codec.py``), one a datagram:
 
-    guest -> worker   ready
+    guest -> worker   ready                    with the bound port, where --egress asks for it
                       spare N                  with the socket over which that spare takes a run
                       exit N WAIT_STATUS LEFTOVERS
                       gone N WAIT_STATUS       it ended before any code of the session ran in it
@@ -23,6 +27,8 @@ Messages are lists of byte strings (``guest/codec.py``), one a datagram:
     worker -> guest   kill N                   end that run
                       changed                  site-packages changed: drop warm imports
                       drop                     memory is short: drop warm imports
+                      run N PAYLOAD            with --relay, in place of the message to the spare,
+                                               and with the same descriptors
     worker -> spare   PAYLOAD                  with descriptors stdout, stderr, stdin; a payload
                                                that is too long is empty here, and a fourth one
 
@@ -70,7 +76,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class NewSpare:
-    """A spare waits for a run; its socket came along."""
+    """A spare waits for a run; its socket came along where the guest can send one."""
 
     number: int
 
@@ -113,7 +119,10 @@ def guest_argv(
     init: bool = True,
     own_uid: bool = False,
     proc: bool = True,
+    run_as: tuple[int, int, int] | None = None,
+    relay: bool = False,
     warm_mib: int = 192,
+    egress_port: int = 0,
     env: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Return the argument vector that starts the guest; see the launch contract above."""
@@ -121,7 +130,10 @@ def guest_argv(
     argv += ["--init"] if init else []
     argv += ["--own-uid"] if own_uid else []
     argv += [] if proc else ["--no-proc"]
+    argv += ["--run-as", "{}:{}:{}".format(*run_as)] if run_as else []
+    argv += ["--relay"] if relay else []
     argv += ["--warm-mib", str(warm_mib)]
+    argv += ["--egress", str(egress_port)] if egress_port else []
     return [*argv, "--env", *(f"{name}={value}" for name, value in (env or {}).items())]
 
 

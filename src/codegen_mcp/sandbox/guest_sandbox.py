@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from codegen_mcp.core.errors import InvalidRequest, SandboxUnavailable, WrongState
 from codegen_mcp.core.limits import ResourceLimits, Usage
@@ -36,6 +39,7 @@ class GuestSandbox:
         venv: See above.
         tmp: See above.
         counted_alone: Whether RLIMIT_NPROC counts this sandbox's processes and no others.
+        relay: Whether the guest cannot send descriptors.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class GuestSandbox:
         venv: str = VENV,
         tmp: str = "/tmp",
         counted_alone: bool = True,
+        relay: bool = False,
     ) -> None:
         self.limits = spec.limits
         self._process = process
@@ -61,7 +66,7 @@ class GuestSandbox:
         self._freezer = Freezer(process.processes, spec.cgroup)
         self._overdue: GuestRun | None = None
         """A run that should have been killed with everything while all stood still."""
-        self._link = GuestLink(process, self._on_ended)
+        self._link = GuestLink(process, self._on_ended, egress_port=spec.egress_port, relay=relay)
 
     @classmethod
     async def boot(
@@ -73,14 +78,21 @@ class GuestSandbox:
         venv: str = VENV,
         tmp: str = "/tmp",
         counted_alone: bool = True,
-    ) -> GuestSandbox:
+        relay: bool = False,
+    ) -> Self:
         """Wait until the first run can be served.
 
         Raises:
             SandboxUnavailable: It ended or said nothing in time; the caller ends the process.
         """
         sandbox = cls(
-            process, spec, workspace=workspace, venv=venv, tmp=tmp, counted_alone=counted_alone
+            process,
+            spec,
+            workspace=workspace,
+            venv=venv,
+            tmp=tmp,
+            counted_alone=counted_alone,
+            relay=relay,
         )
         try:
             await sandbox._link.wait_for_spare(BOOT_S)
@@ -94,6 +106,11 @@ class GuestSandbox:
         """Whether the next run can be served."""
         return self._link.alive and not self._closed
 
+    @property
+    def entrance(self) -> socket.socket | None:
+        """Where code inside finds the way out."""
+        return self._link.entrance
+
     async def run(self, command: Command, sink: OutputSink) -> Outcome:
         """Run one command to its end."""
         if not self.alive:
@@ -102,7 +119,8 @@ class GuestSandbox:
             raise WrongState("the sandbox runs something already; one run at a time")
         cgroup, memory = self._spec.cgroup, command.limits.memory_bytes
         if memory is not None:
-            await self._tighten_memory(memory)
+            own = dataclasses.replace(self.limits, memory_bytes=memory)
+            await self._tighten_memory(self._group_limits(own).memory_bytes)
         if cgroup is not None:
             cgroup.reset_peak()
         run = self._run = GuestRun(self, command, sink)
@@ -117,7 +135,7 @@ class GuestSandbox:
         finally:
             self._run = None
             if memory is not None and cgroup is not None and not self._closed:
-                cgroup.set_memory(self.limits.memory_bytes)
+                cgroup.set_memory(self._group_limits(self.limits).memory_bytes)
 
     async def set_environment(self, env: Mapping[str, str]) -> None:
         """Replace the session's variables for the runs to come."""
@@ -127,7 +145,7 @@ class GuestSandbox:
         """Rewrite memory, pids and CPU limits."""
         self.limits = limits
         if self._spec.cgroup is not None:
-            self._spec.cgroup.set_limits(limits)
+            self._spec.cgroup.set_limits(self._group_limits(limits))
 
     def moved(self, directory: Path) -> None:
         """Note the new slot directory; what is mounted inside moves with it."""
@@ -208,8 +226,16 @@ class GuestSandbox:
         if self._run is not None and (reply is None or reply.number == self._run.number):
             self._run.ended(reply)
 
+    def _group_limits(self, limits: ResourceLimits) -> ResourceLimits:
+        """What the control group is given for a session's limits."""
+        return limits
+
+    def _group_holds(self) -> frozenset[str]:
+        """Controllers that bound the session's own processes as its limits say."""
+        return self._spec.cgroup.controllers if self._spec.cgroup is not None else frozenset()
+
     def _payload(self, command: Command) -> bytes:
-        held = self._spec.cgroup.controllers if self._spec.cgroup is not None else frozenset()
+        held = self._group_holds()
         return build_payload(
             command,
             workspace=self._workspace,

@@ -45,6 +45,8 @@ class LaunchedGuest:
 
     environment: Mapping[str, str] = ENVIRONMENT
     """The launcher's."""
+    control_is_stdin = False
+    """Whether the launcher gets the guest's end of the control socket as its standard input."""
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class LaunchedGuest:
         self._guest_pid = 0
         self._guest_pidfd = -1
         self._over = False
+        self._ending = asyncio.Lock()
 
     @property
     def control(self) -> socket.socket:
@@ -87,11 +90,22 @@ class LaunchedGuest:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             return False
-        if parent_of(pid) != self._launcher.pid:
+        if not self._is_ours(pid):
             os.close(pidfd)
             return False
         self._guest_pid, self._guest_pidfd = pid, pidfd
         return True
+
+    def _is_ours(self, pid: int) -> bool:
+        return parent_of(pid) == self._launcher.pid
+
+    async def learn_pid(self, report: int) -> None:
+        """Learn the guest's pid from what the launcher reports.
+
+        Raises:
+            SandboxUnavailable: There is no guest, with the launcher's own words; nothing is left.
+        """
+        await _learn_pid(self, report)
 
     def processes(self) -> list[int]:
         """Host pids inside, launcher included."""
@@ -137,8 +151,11 @@ class LaunchedGuest:
         Raises:
             SandboxUnavailable: Something still lives after 10 s.
         """
-        if self._over:
-            return
+        async with self._ending:
+            if not self._over:
+                await self._wait_once()
+
+    async def _wait_once(self) -> None:
         if not await self._both_ended(_PATIENCE_S):
             self._end_group()
             if not await self._both_ended(END_TIMEOUT_S - _PATIENCE_S):
@@ -178,9 +195,20 @@ MakeCommand = Callable[[Arguments, int, int], list[str]]
 
 
 async def launch(
-    spawner: Spawner, spec: SandboxSpec, make_command: MakeCommand, kind: type[_Guest]
+    spawner: Spawner,
+    spec: SandboxSpec,
+    make_command: MakeCommand,
+    kind: type[_Guest],
+    prepare: Callable[[_Guest], None] | None = None,
 ) -> _Guest:
     """Start a launcher and learn the guest's pid from its report.
+
+    Args:
+        spawner: Starts it.
+        spec: The sandbox.
+        make_command: Says how.
+        kind: What the started guest is.
+        prepare: Is given the guest before anything of it can fail.
 
     Raises:
         SandboxUnavailable: It did not start, with the launcher's own words; nothing is left.
@@ -193,11 +221,17 @@ async def launch(
     try:
         with theirs, Arguments() as arguments, contextlib.ExitStack() as closing:
             closing.callback(os.close, report_fd)
+            stdin = theirs.fileno() if kind.control_is_stdin else subprocess.DEVNULL
             command = make_command(arguments, theirs.fileno(), report_fd)
             attach_files = spec.cgroup.attach_files if spec.cgroup is not None else ()
             spawning = spawner.spawn(
                 entry(command, identity=spec.identity, attach_files=attach_files),
-                pass_fds=(*arguments.fds, report_fd, theirs.fileno()),
+                pass_fds=(
+                    *arguments.fds,
+                    report_fd,
+                    *(() if kind.control_is_stdin else (theirs.fileno(),)),
+                ),
+                stdin=stdin,
                 stderr=errors.write_end,
                 env=kind.environment,
             )
@@ -205,12 +239,14 @@ async def launch(
         errors.close_write_end()
         process = spawning.result()
         guest = kind(control=ours, launcher=process, spawner=spawner, errors=errors, spec=spec)
+        if prepare is not None:
+            prepare(guest)
         if cancelled:
             raise asyncio.CancelledError
-        await _learn_pid(guest, report)
+        await guest.learn_pid(report)
     except BaseException as error:
         if guest is not None:
-            await _end(guest)
+            await end_guest(guest)
         ours.close()
         errors.close()
         if isinstance(error, OSError):
@@ -230,9 +266,9 @@ async def or_end(booting: Awaitable[_Sandbox], guest: LaunchedGuest) -> _Sandbox
     try:
         return await booting
     except BaseException as error:
-        await _end(guest)
+        await end_guest(guest)
         if isinstance(error, SandboxUnavailable):
-            raise SandboxUnavailable(_explain(error.message, guest.errors)) from error
+            raise SandboxUnavailable(explain(error.message, guest.errors)) from error
         raise
 
 
@@ -252,11 +288,11 @@ async def _learn_pid(guest: LaunchedGuest, report: int) -> None:
     try:
         pid = int(json.loads(line)["child-pid"])
     except (ValueError, KeyError, TypeError):
-        await _end(guest)
-        raise SandboxUnavailable(_explain("the launcher failed", guest.errors)) from None
+        await end_guest(guest)
+        raise SandboxUnavailable(explain("the launcher failed", guest.errors)) from None
     if not guest.found_guest(pid):
-        await _end(guest)
-        raise SandboxUnavailable(_explain("the sandbox ended at once", guest.errors))
+        await end_guest(guest)
+        raise SandboxUnavailable(explain("the sandbox ended at once", guest.errors))
 
 
 async def _read_line(fd: int) -> bytes:
@@ -278,7 +314,7 @@ async def _read_line(fd: int) -> bytes:
     return line.partition(b"\n")[0]
 
 
-async def _end(guest: LaunchedGuest) -> None:
+async def end_guest(guest: LaunchedGuest) -> None:
     """Kill, and wait even when cancelled meanwhile."""
     ending = asyncio.ensure_future(guest.abandon())
     cancelled = await outlast(ending)
@@ -287,6 +323,7 @@ async def _end(guest: LaunchedGuest) -> None:
         raise asyncio.CancelledError
 
 
-def _explain(what: str, errors: ErrorPipe) -> str:
+def explain(what: str, errors: ErrorPipe) -> str:
+    """Add the launcher's own words."""
     said = errors.text()
     return f"{what}: {said}" if said else what

@@ -64,6 +64,7 @@ class Spawner:
         *,
         pass_fds: Sequence[int],
         stderr: int,
+        stdin: int = subprocess.DEVNULL,
         env: Mapping[str, str] = ENVIRONMENT,
     ) -> asyncio.Future[subprocess.Popen[bytes]]:
         """Start a program with a minimal environment, in a process session of its own.
@@ -74,7 +75,8 @@ class Spawner:
         Args:
             argv: The program, by absolute path.
             pass_fds: Descriptors that it inherits under the same numbers.
-            stderr: Where its standard error goes; input and output are /dev/null.
+            stderr: Where its standard error goes.
+            stdin: Its standard input; as its output, /dev/null where not given.
             env: Its whole environment.
         """
         started: Future[subprocess.Popen[bytes]] = Future()
@@ -82,7 +84,7 @@ class Spawner:
         def start() -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 list(argv),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 env=env,

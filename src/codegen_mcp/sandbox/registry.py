@@ -9,11 +9,13 @@ from codegen_mcp.core.errors import InvalidRequest, SandboxUnavailable
 from codegen_mcp.sandbox.backend_config import BackendConfig
 from codegen_mcp.sandbox.base import IsolationLevel, Probe, SandboxBackend
 from codegen_mcp.sandbox.bubblewrap import BubblewrapBackend, NoProcBubblewrapBackend
+from codegen_mcp.sandbox.gvisor import GvisorBackend
 from codegen_mcp.sandbox.process import BareProcessBackend, ProcessBackend
 
 Factory = Callable[[BackendConfig], SandboxBackend]
 
 BACKENDS: Mapping[str, Factory] = {
+    "gvisor": GvisorBackend,
     "bubblewrap": BubblewrapBackend,
     "bubblewrap-noproc": NoProcBubblewrapBackend,
     "process-hardened": ProcessBackend,
@@ -22,8 +24,10 @@ BACKENDS: Mapping[str, Factory] = {
 """Strongest first."""
 AUTO = "auto"
 _ALIASES = {"process": "process-hardened"}
-_NEVER_AUTOMATIC = frozenset({"bubblewrap-noproc", "process-bare"})
-"""The first is what ``bubblewrap`` turns into by itself where it must."""
+_ASKED_FOR = frozenset({"gvisor"})
+"""Stronger than the default and slower: used when named, or where tenants are hostile."""
+_NEVER_AUTOMATIC = frozenset({*_ASKED_FOR, "bubblewrap-noproc", "process-bare"})
+"""The second is what ``bubblewrap`` turns into by itself where it must."""
 _STRENGTH = tuple(IsolationLevel)
 
 

@@ -76,6 +76,8 @@ class Rig:
     ) -> None:
         self.backend = backend
         self.config = config
+        self.one_to_one = backend.name != "gvisor"
+        """Whether each process inside is one of the host's; gVisor's kernel has its own."""
         self.bed = Bed(backend, config, with_volumes=False)
         self._users: Iterator[HostIdentity | None] = cycle([*identities] or [None])
 

@@ -22,8 +22,19 @@ class Config:
         self.init = "--init" in flags
         self.own_uid = "--own-uid" in flags
         self.proc = "--no-proc" not in flags
+        self.run_as: tuple[int, int] | None = None
+        """User of the session's code, and what it calls itself; None is the guest's own."""
+        self.guest_uid = -1
+        """What the guest has to become first."""
+        if "--run-as" in flags:
+            uid, called, own = map(int, flags[flags.index("--run-as") + 1].split(":"))
+            self.run_as, self.guest_uid = (uid, called), own
+        self.relay = "--relay" in flags
+        """The worker cannot be sent descriptors: runs come over the control socket."""
         self.warm_kib = int(flags[flags.index("--warm-mib") + 1]) * 1024 if self.init else 0
         self.warm_failed = False
+        self.egress_port = int(flags[flags.index("--egress") + 1]) if "--egress" in flags else 0
+        """Where code finds the way out; 0: there is none."""
         self.template = sys.prefix
         self.modules = bare
         """Of a bare interpreter; all others are the guest's and go before code runs."""

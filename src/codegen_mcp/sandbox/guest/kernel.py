@@ -10,10 +10,14 @@ import os
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
+PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 _PIDFD_OPEN = 434
 _CLOSE_RANGE = 436
+_CLONE_NEWUSER = 0x10000000
+_CAPABILITY_VERSION = 0x20080522
 
 
 class _Long(_ctypes._SimpleCData):  # type: ignore[misc,type-arg]
@@ -28,6 +32,8 @@ class _Function(_ctypes.CFuncPtr):  # type: ignore[misc]
 _LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # the program itself
 _PRCTL = _Function(_ctypes.dlsym(_LIBC, "prctl"))
 _SYSCALL = _Function(_ctypes.dlsym(_LIBC, "syscall"))
+_UNSHARE = _Function(_ctypes.dlsym(_LIBC, "unshare"))
+_CAPSET = _Function(_ctypes.dlsym(_LIBC, "capset"))
 
 
 def give_way(yes: bool) -> None:
@@ -53,6 +59,28 @@ def pidfd_open(pid: int) -> int:
     if fd < 0:
         raise OSError(0, f"pidfd_open({pid}) was refused")
     return fd
+
+
+def own_user_namespace() -> None:
+    """Enter a new user namespace (unshare(2))."""
+    if _UNSHARE(_Long(_CLONE_NEWUSER)) & 0xFFFFFFFF:
+        raise OSError(0, "a user namespace was refused")
+
+
+class _Words(_Long * 3):  # type: ignore[misc,valid-type]
+    pass
+
+
+def set_capabilities(mask: int) -> None:
+    """Have these capabilities of the first 32, effective and permitted, and no others (capset(2)).
+
+    A header of version and pid; then effective, permitted and inheritable, for each 32 of them.
+    """
+    header = _Words(_CAPABILITY_VERSION)
+    data = _Words(mask | mask << 32)
+    at = _ctypes.addressof
+    if _CAPSET(_Long(at(header)), _Long(at(data))) & 0xFFFFFFFF:
+        raise OSError(0, "capabilities cannot be set")
 
 
 def close_from(first: int) -> None:

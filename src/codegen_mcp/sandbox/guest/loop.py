@@ -6,6 +6,8 @@ import os
 import select
 import time
 
+import children
+import entrance
 import messages
 from leftovers import Leftovers
 from spare import Spare
@@ -37,7 +39,9 @@ class Guest:
         self.poll = select.poll()
         self.number = 0
         self.spares: dict[int, Spare] = {}
-        """By pidfd. All but the newest are on their way out, or run."""
+        """By pidfd, or minus the pid where there is none. All but the newest are on their way out,
+        or run."""
+        self.news = -1
         self.warm: WarmParent | None = None
         self.wanted: frozenset[str] = frozenset()
         self.leftovers = Leftovers(config)
@@ -45,18 +49,33 @@ class Guest:
     def serve(self) -> None:
         """Answer until the worker is gone; then nothing inside may live on."""
         self.poll.register(self.control, select.POLLIN)
-        self.tell([b"ready"])
+        self.news = children.watch()
+        if self.news >= 0:
+            self.poll.register(self.news, select.POLLIN)
+        self.say_ready()
         self.refill()
         while True:
             events = [fd for fd, _ in self.poll.poll()]
             # What the worker said comes before what ended.
             if self.control.fileno() in events:
                 self.read_control()
+            if self.news in events:
+                children.drain()
+                self.look_for_ends()
             for fd in events:
                 if fd in self.spares:
                     self.on_exit(fd)
                 elif self.warm is not None and fd == self.warm.channel.fileno():
                     self.on_warm()
+
+    def say_ready(self) -> None:
+        """Report for duty, with the entrance of the way out where there is to be one."""
+        if not self.config.egress_port:
+            self.tell([b"ready"])
+            return
+        way_out = entrance.bind(self.config.egress_port)
+        self.tell([b"ready"], [way_out.fileno()])
+        way_out.close()
 
     def tell(self, items: list[bytes], fds: list[int] | None = None) -> None:
         """Send to the worker; when it is gone so are we."""
@@ -73,11 +92,13 @@ class Guest:
     def read_control(self) -> None:
         """Take every message that is there."""
         while True:
-            message = messages.receive_now(self.control)
+            message, fds = messages.receive_all_now(self.control)
             if message is None:
                 return
             if not message:
                 self.end()
+            elif message[0] == b"run":
+                self.pass_on(int(message[1]), message[2], fds)
             elif message[0] == b"kill":
                 self.kill(int(message[1]))
             elif message[0] in (b"changed", b"drop"):
@@ -86,16 +107,40 @@ class Guest:
                 self.wanted = frozenset()
                 self.drop_warm()
 
+    def pass_on(self, number: int, payload: bytes, fds: list[int]) -> None:
+        """Give a run that came over the control socket to its spare.
+
+        One that is gone is reported as that, once its end is seen.
+        """
+        for spare in self.spares.values():
+            if spare.number == number:
+                try:
+                    messages.send(spare.entrance, [payload], fds)
+                except OSError:
+                    pass
+                spare.entrance.close()
+        for fd in fds:
+            os.close(fd)
+
+    def look_for_ends(self) -> None:
+        """Without pidfds: ask for each spare whether it ended."""
+        for key, spare in list(self.spares.items()):
+            if key in self.spares:
+                pid, status = os.waitpid(spare.pid, os.WNOHANG)
+                if pid:
+                    self.on_exit(key, status)
+
     def kill(self, number: int) -> None:
         """Kill a run's main process; its end does the rest."""
         for spare in self.spares.values():
             if spare.number == number:
                 os.kill(spare.pid, 9)
 
-    def on_exit(self, pidfd: int) -> None:
+    def on_exit(self, pidfd: int, status: int | None = None) -> None:
         """Collect a spare. One that was a run takes all it left along; then make ready anew."""
         spare = self.spares.pop(pidfd)
-        status = os.waitpid(spare.pid, 0)[1]
+        if status is None:
+            status = os.waitpid(spare.pid, 0)[1]
         imports = spare.imports()
         if imports is None:
             self.tell([b"gone", b"%d" % spare.number, b"%d" % status])
@@ -104,16 +149,14 @@ class Guest:
             self.tell([b"exit", b"%d" % spare.number, b"%d" % status, b"%d" % count])
             self.wanted |= imports
             time.sleep(YIELD_S)
-        self.poll.unregister(pidfd)
-        os.close(pidfd)
+        self.forget_spare(pidfd)
         self.refill()
 
     def bury(self) -> int:
         """Kill whatever lives but the warm parent, waiting spares included."""
         count, kept = self.leftovers.kill(keep=self.warm.pid if self.warm else 0)
         for pidfd, spare in self.spares.items():
-            self.poll.unregister(pidfd)
-            os.close(pidfd)
+            self.forget_spare(pidfd)
             spare.imports()
             count -= 1
         self.spares.clear()
@@ -147,11 +190,21 @@ class Guest:
         """Hand the worker the way to a new spare; it closes that to an older one."""
         self.number += 1
         spare.number = self.number
-        pidfd = spare.watch()
+        pidfd = spare.watch() if self.news < 0 else -spare.pid
         self.spares[pidfd] = spare
-        self.poll.register(pidfd, select.POLLIN)
-        self.tell([b"spare", b"%d" % self.number], [spare.entrance.fileno()])
-        spare.entrance.close()
+        if pidfd >= 0:
+            self.poll.register(pidfd, select.POLLIN)
+        if self.config.relay:
+            self.tell([b"spare", b"%d" % self.number])
+        else:
+            self.tell([b"spare", b"%d" % self.number], [spare.entrance.fileno()])
+            spare.entrance.close()
+
+    def forget_spare(self, pidfd: int) -> None:
+        """Watch it no more."""
+        if pidfd >= 0:
+            self.poll.unregister(pidfd)
+            os.close(pidfd)
 
     def covered(self) -> bool:
         """Whether the warm parent was asked for everything that is wanted."""

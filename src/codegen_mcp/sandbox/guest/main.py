@@ -44,9 +44,12 @@ def main() -> None:
 
     config = Config(sys.argv, bare)
     import program
+    import users
     from loop import Guest
 
     harden(config.init)
+    if config.run_as is not None and config.guest_uid != os.getuid():
+        users.step_aside(config.guest_uid)
     os.umask(0o022)
     os.chdir("/")
     control = _socket.socket(fileno=config.control_fd)

@@ -18,9 +18,9 @@ def send(sock: _socket.socket, items: list[bytes], fds: list[int] | None = None)
     sock.sendmsg([encode(items)], rights)
 
 
-def receive(sock: _socket.socket, count: int = 4) -> tuple[list[bytes], list[int]]:
+def receive(sock: _socket.socket, count: int = 4, flags: int = 0) -> tuple[list[bytes], list[int]]:
     """Return the next message and its descriptors; an empty list at the end of file."""
-    data, ancillary, _, _ = sock.recvmsg(MAX_DATAGRAM, _socket.CMSG_SPACE(4 * count))
+    data, ancillary, _, _ = sock.recvmsg(MAX_DATAGRAM, _socket.CMSG_SPACE(4 * count), flags)
     fds: list[int] = []
     for level, kind, packed in ancillary:
         if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
@@ -35,3 +35,11 @@ def receive_now(sock: _socket.socket) -> list[bytes] | None:
         return decode(sock.recv(MAX_DATAGRAM, _socket.MSG_DONTWAIT))
     except BlockingIOError:
         return None
+
+
+def receive_all_now(sock: _socket.socket) -> tuple[list[bytes] | None, list[int]]:
+    """The same with the descriptors that came along."""
+    try:
+        return receive(sock, flags=_socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None, []

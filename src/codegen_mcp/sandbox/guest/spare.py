@@ -9,8 +9,10 @@ import os
 import resource
 import select
 
+import children
 import messages
 import program
+import users
 from kernel import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, close_from, give_way, pidfd_open, prctl
 from rehearsal import rehearse
 
@@ -47,6 +49,7 @@ class Spare:
             pid = os.fork()
             if pid == 0:
                 try:
+                    children.forget()
                     control.close()
                     entrance.close()
                     report.close()
@@ -89,6 +92,8 @@ def wait_for_run(
         reporter: To the guest. Both are closed before any code of the session runs.
         warm: Top-level packages that are imported already; empty for a cold spare.
     """
+    if config.run_as is not None and not warm:
+        users.become(*config.run_as)
     waiting = select.poll()
     waiting.register(run, select.POLLIN)
     if not waiting.poll(SETTLE_MS):

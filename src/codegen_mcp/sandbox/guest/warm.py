@@ -14,8 +14,10 @@ import select
 import sys
 import time
 
+import children
 import messages
 import program
+import users
 from kernel import PR_SET_PDEATHSIG, prctl
 from spare import Spare, wait_for_run
 
@@ -54,6 +56,7 @@ class WarmParent:
             raise
         if pid == 0:
             try:
+                children.forget()
                 ours.close()
                 control.close()
                 serve(config, theirs, names)
@@ -126,6 +129,8 @@ def is_child(pid: int) -> bool:
 
 def serve(config: Config, channel: _socket.socket, names: frozenset[str]) -> None:
     """Import, then fork a spare for each request; returns only to end."""
+    if config.run_as is not None:
+        users.become(*config.run_as)
     os.setsid()
     prctl(PR_SET_PDEATHSIG, 9)
     quiet = os.open("/dev/null", os.O_RDWR)

@@ -15,6 +15,7 @@ from codegen_mcp.sandbox.base import IsolationLevel, SandboxBackend
 from codegen_mcp.sandbox.selftest.attack import Attack, Result, Verdict
 from codegen_mcp.sandbox.selftest.bed import LIMITS, Bed, Place
 from codegen_mcp.sandbox.selftest.decoys import Decoys
+from codegen_mcp.sandbox.selftest.gvisor_gaps import GVISOR_GAPS
 from codegen_mcp.sandbox.selftest.tools import environment, program
 
 _KEPT = 64 * 1024
@@ -58,7 +59,10 @@ class _Output:
 
 def known_gaps(attack: Attack, weaknesses: frozenset[str]) -> list[str]:
     """Return why an attack gets through where these weaknesses are."""
-    return [attack.gaps[name] for name in sorted(weaknesses & set(attack.gaps))]
+    found = [attack.gaps[name] for name in sorted(weaknesses & set(attack.gaps))]
+    if IsolationLevel.GVISOR.value in weaknesses and attack.name in GVISOR_GAPS:
+        found.append(GVISOR_GAPS[attack.name])
+    return found
 
 
 def conditions(config: BackendConfig, level: IsolationLevel) -> frozenset[str]:
