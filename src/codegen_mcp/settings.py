@@ -19,11 +19,12 @@ from codegen_mcp.core.limits import GIB, KIB, MIB, ResourceLimits
 from codegen_mcp.core.masking import masked
 from codegen_mcp.settings_access import AccessSettings
 from codegen_mcp.settings_coordinator import CoordinatorSettings
+from codegen_mcp.settings_egress import EgressSettings
 from codegen_mcp.settings_lifecycle import LifecycleSettings
 from codegen_mcp.settings_mcp import McpSettings
 
 
-class Settings(AccessSettings, CoordinatorSettings, LifecycleSettings, McpSettings):
+class Settings(AccessSettings, CoordinatorSettings, EgressSettings, LifecycleSettings, McpSettings):
     """All settings; each field's environment variable is its name in capitals."""
 
     model_config = SettingsConfigDict(

@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from codegen_mcp.bootstrap.egress import Network, make_egress
 from codegen_mcp.bootstrap.host import Host, open_host
 from codegen_mcp.bootstrap.store import store_address
 from codegen_mcp.core.clock import SystemClock
+from codegen_mcp.egress.service import Egress
 from codegen_mcp.engine.artifacts.collector import FileCollector
 from codegen_mcp.engine.artifacts.config import ArtifactConfig
 from codegen_mcp.engine.artifacts.keeper import ArtifactKeeper
 from codegen_mcp.engine.checkpoints.automatic import AutoSaver
 from codegen_mcp.engine.checkpoints.checkpoint_config import CheckpointConfig
 from codegen_mcp.engine.checkpoints.checkpointer import Checkpointer
+from codegen_mcp.engine.egress_equipment import EgressEquipment
 from codegen_mcp.engine.hooks import EngineHooks, NoHooks
 from codegen_mcp.engine.output_config import OutputConfig
 from codegen_mcp.engine.pool_config import SessionPoolConfig
@@ -40,6 +43,7 @@ class Engine:
 
     host: Host
     choice: Choice
+    egress: Egress
     sessions: SessionPool
     tasks: TaskExecutor
     artifacts: ArtifactKeeper
@@ -50,7 +54,11 @@ class Engine:
 
 @asynccontextmanager
 async def open_engine(
-    settings: Settings, hooks: EngineHooks | None = None, *, keep_sessions: bool = True
+    settings: Settings,
+    hooks: EngineHooks | None = None,
+    *,
+    keep_sessions: bool = True,
+    network: Network | None = None,
 ) -> AsyncIterator[Engine]:
     """Open sessions and tasks; at the end nothing of them runs any more.
 
@@ -64,6 +72,7 @@ async def open_engine(
             name=settings.sandbox,
             required=parse_level(settings.require_isolation),
         )
+        egress = await make_egress(settings, choice.backend, network)
         watched = host.volumes.enforcement is not Enforcement.KERNEL
 
         def open_workspace(slot: Slot) -> OpenWorkspace:
@@ -87,10 +96,12 @@ async def open_engine(
                 identities=host.identities,
                 catalog=host.catalog,
                 hooks=hooks,
+                egress=EgressEquipment(egress) if egress.open else None,
             ),
             catalog=host.catalog,
             open_workspace=open_workspace,
-            isolation=isolation(choice.probe),
+            isolation=isolation(choice.probe, egress),
+            egress=egress,
             records=ledger,
             hooks=hooks,
             clock=clock,
@@ -135,6 +146,7 @@ async def open_engine(
             yield Engine(
                 host=host,
                 choice=choice,
+                egress=egress,
                 sessions=sessions,
                 tasks=tasks,
                 artifacts=artifacts,
@@ -171,9 +183,10 @@ def pool_config(settings: Settings, keep_sessions: bool) -> SessionPoolConfig:
     )
 
 
-def isolation(probe: Probe) -> dict[str, str]:
-    """Wall name to who enforces it, and ``sandbox`` to the level."""
+def isolation(probe: Probe, egress: Egress) -> dict[str, str]:
+    """Wall name to who enforces it, ``sandbox`` to the level, ``egress`` to the way out."""
     return {
         "sandbox": str(probe.level),
+        "egress": egress.summary,
         **{name: str(who) for name, who in probe.enforces.items()},
     }

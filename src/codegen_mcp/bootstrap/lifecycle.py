@@ -78,7 +78,7 @@ async def open_agent(
         tools=[spec.name for spec in engine.tasks.specs],
         languages=sorted({name for one in interpreters for name in (one.language, one.name)}),
         limits=settings.maximum_limits,
-        facts=isolation(engine.choice.probe),
+        facts=isolation(engine.choice.probe, engine.egress),
         beat_s=settings.worker_heartbeat_s,
         grace_s=settings.route_wait_s * 2,
     )

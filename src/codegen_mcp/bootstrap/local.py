@@ -56,7 +56,7 @@ async def open_local_gateway(settings: Settings) -> AsyncIterator[LocalGateway]:
         socket = await stack.enter_async_context(_private_socket())
         engine = await stack.enter_async_context(open_engine(settings, metrics))
         metrics.watch(engine.sessions)
-        facts = isolation(engine.choice.probe)
+        facts = isolation(engine.choice.probe, engine.egress)
         config = ServerConfig(
             worker_id=settings.worker_id,
             host=f"unix:{socket}",

@@ -63,7 +63,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
                 worker_id=settings.worker_id,
                 host=settings.host,
                 port=settings.grpc_port,
-                facts=isolation(engine.choice.probe),
+                facts=isolation(engine.choice.probe, engine.egress),
                 dial_token=joins.token,
                 dial_token_required=joins.required,
             ),

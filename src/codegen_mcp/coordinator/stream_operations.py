@@ -70,6 +70,8 @@ def create_frame(
         epoch=request.epoch,
         language=config.language,
         auto_restore=config.auto_restore,
+        allow_network=config.allow_network,
+        allow_hosts=config.allow_hosts,
         durability=config.durability,
     )
     if config.HasField("idle_timeout_seconds"):

@@ -124,6 +124,9 @@ class CheckpointInfo:
     checkpoint_interval_s: float = -1.0
     """Between saves of the session by itself; 0 is never, negative is not recorded."""
     auto_restore: bool = False
+    allow_network: bool = False
+    allow_hosts: Sequence[str] = ()
+    """The session's allow list."""
     installed_packages: Sequence[str] = ()
     """``name==version``, sorted."""
     modified_files: Sequence[str] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -107,6 +107,10 @@ class SessionConfig:
     durability: Durability = Durability.INTERVAL
     checkpoint_interval_s: float | None = None
     """None is the worker's default."""
+    allow_network: bool = False
+    """Its tasks have the network without asking for it."""
+    allow_hosts: Sequence[str] = ()
+    """Its own allow list, which narrows the worker's; empty is the worker's."""
     session_id: str = ""
     """Chosen by a coordinator; empty lets the worker choose."""
     epoch: int = 1

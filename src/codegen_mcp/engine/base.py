@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from codegen_mcp.core.limits import ResourceLimits, Usage
+from codegen_mcp.core.network import NetworkDenial
 from codegen_mcp.core.session import Durability, SessionConfig, SessionState
 from codegen_mcp.core.task import EndedBy, Stream, TaskStatus
 from codegen_mcp.tools.base import ToolModel, ToolSpec, Workspace
@@ -48,6 +49,9 @@ class SessionView:
     """Id of the checkpoint that its files came from; empty when they came from none."""
     lost: str = ""
     """What that restore could not bring back, for people; empty when nothing was lost."""
+    allow_network: bool = False
+    allow_hosts: Sequence[str] = ()
+    """Its own allow list; empty where it has the worker's."""
     epoch: int = 1
     """The ownership under which it is held; 1 where no directory gives others."""
 
@@ -166,6 +170,10 @@ class Constraints:
     timeout_s: float | None = None
     memory_bytes: int | None = None
     output_bytes: int | None = None
+    allow_network: bool = False
+    """Whether the task may use the network, as far as the allow lists go."""
+    allow_hosts: Sequence[str] = ()
+    """Its own allow list; empty is the session's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +191,8 @@ class TaskSubmission:
     sequence: int = 0
     """0: not tracked."""
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
+    secrets: Sequence[str] = ()
+    """Names of the worker's secrets that it uses; it sees placeholders."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +231,8 @@ class TaskMetadata:
     stderr_bytes: int = 0
     stdout_omitted: int = 0
     stderr_omitted: int = 0
+    network_denied: Sequence[NetworkDenial] = ()
+    """Destinations that it asked for and did not get."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

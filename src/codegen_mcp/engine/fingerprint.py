@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from codegen_mcp.engine.base import Constraints
@@ -11,12 +11,20 @@ from codegen_mcp.tools.base import ToolModel
 
 
 def fingerprint(
-    tool: str, arguments: object, env: Mapping[str, str], constraints: Constraints, sequence: int
+    tool: str,
+    arguments: object,
+    env: Mapping[str, str],
+    constraints: Constraints,
+    sequence: int,
+    secrets: Sequence[str] = (),
 ) -> str:
     """Return 32 hex digits; equal for equal content, however the arguments were passed."""
     bounds = (constraints.timeout_s, constraints.memory_bytes, constraints.output_bytes)
     head = f"{tool}:{sequence}:" + ":".join(repr(float(bound or 0)) for bound in bounds)
     digest = hashlib.blake2b(head.encode("utf-8", "surrogatepass"), digest_size=16)
+    if constraints.allow_network or constraints.allow_hosts or secrets:
+        network = (constraints.allow_network, tuple(constraints.allow_hosts), tuple(secrets))
+        _feed(network, digest.update)
     if env:
         _feed(env, digest.update)
     _feed(arguments, digest.update)

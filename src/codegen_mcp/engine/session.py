@@ -15,6 +15,7 @@ from codegen_mcp.core.errors import Draining, Full, SandboxUnavailable, Unavaila
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.core.session import SessionState, check_transition
+from codegen_mcp.egress.service import SessionEgress
 from codegen_mcp.engine.activity import Activity, Cancel
 from codegen_mcp.engine.base import SessionView
 from codegen_mcp.engine.pause import Pause, Stillness, checkpoint_under_way, not_found
@@ -78,6 +79,15 @@ class Session:
         self._note = ADOPTED if adopted else ""
         age_s = max(0.0, (services.clock.unix_ms() - record.created_at_ms) / 1000)
         self._born = services.clock.monotonic() - age_s
+        self._egress: SessionEgress | None = None
+        if services.egress is not None:
+            self._egress = SessionEgress(
+                services.egress,
+                user_id=record.user_id,
+                allow_network=record.allow_network,
+                allow_hosts=record.allow_hosts,
+                directory=lambda: slot.directory,
+            )
         if slot.sandbox is not None:
             self._move(SessionState.READY)
 
@@ -120,6 +130,11 @@ class Session:
     def env(self) -> Mapping[str, str]:
         """Its variables."""
         return self._keeper.record.env
+
+    @property
+    def egress(self) -> SessionEgress | None:
+        """Its way out; None where the worker has none to speak of."""
+        return self._egress
 
     @property
     def durability(self) -> str:

@@ -7,8 +7,10 @@ import math
 import re
 from collections.abc import Mapping
 
-from codegen_mcp.core.errors import InvalidRequest
+from codegen_mcp.core.errors import FieldNotSupported, InvalidRequest
 from codegen_mcp.core.limits import KIB, MIB, ResourceLimits
+from codegen_mcp.core.session import SessionConfig
+from codegen_mcp.egress.service import CLOSED, Egress
 
 MAX_ENV_ENTRIES = 256
 MAX_ENV_VALUE_BYTES = 32 * KIB
@@ -46,6 +48,23 @@ def check_epoch(epoch: int) -> int:
     if not 1 <= epoch <= MAX_EPOCH:
         raise InvalidRequest(f"epoch={epoch!r} must be 1 to {MAX_EPOCH}")
     return epoch
+
+
+def check_network(egress: Egress | None, asked: SessionConfig) -> None:
+    """Accept what a session asks of the network.
+
+    Raises:
+        FieldNotSupported: The worker has no way out.
+        InvalidRequest: A host of its allow list is none.
+        WrongState: It goes beyond the worker's, or cannot be held up here.
+    """
+    if egress is not None:
+        egress.check_session(allow_network=asked.allow_network, allow_hosts=asked.allow_hosts)
+    elif asked.allow_network or asked.allow_hosts:
+        field = "config.allow_network" if asked.allow_network else "config.allow_hosts"
+        raise FieldNotSupported(
+            f"{field} is not supported by this worker; {CLOSED}", metadata={"field": field}
+        )
 
 
 def check_env(env: Mapping[str, str]) -> dict[str, str]:

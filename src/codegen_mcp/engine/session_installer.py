@@ -96,6 +96,8 @@ class SessionInstaller:
             durability=request.durability,
             auto_restore=request.auto_restore,
             checkpoint_interval_s=request.checkpoint_interval_s,
+            allow_network=request.allow_network,
+            allow_hosts=request.allow_hosts,
             restored_from=plan.restored_from,
             lost=plan.lost,
             epoch=plan.epoch,

@@ -66,6 +66,8 @@ class SessionRequest:
     durability: str = "interval"
     auto_restore: bool = False
     checkpoint_interval_s: float = 0.0
+    allow_network: bool = False
+    allow_hosts: tuple[str, ...] = ()
     session_id: str = ""
     """Empty: a fresh one."""
     epoch: int = 1
@@ -95,6 +97,8 @@ def check_request(
             if asked.checkpoint_interval_s is None
             else asked.checkpoint_interval_s
         ),
+        allow_network=asked.allow_network,
+        allow_hosts=tuple(asked.allow_hosts),
         session_id=check_session_id(asked.session_id) if asked.session_id else "",
         epoch=check_epoch(asked.epoch),
     )
@@ -184,6 +188,8 @@ class SessionMaker:
                 epoch=request.epoch,
                 auto_restore=request.auto_restore,
                 checkpoint_interval_s=request.checkpoint_interval_s,
+                allow_network=request.allow_network,
+                allow_hosts=request.allow_hosts,
             )
             session_store.save(directory, record, durable=False)
             workspace = self._open_workspace(slot)

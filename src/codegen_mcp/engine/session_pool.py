@@ -12,6 +12,7 @@ from codegen_mcp.core.clock import Clock, SystemClock
 from codegen_mcp.core.errors import WorkerError
 from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.core.session import SessionConfig
+from codegen_mcp.egress.service import Egress
 from codegen_mcp.engine.adoption import Adoption, adopt_sessions, clear_remains
 from codegen_mcp.engine.base import Capacity, SessionView
 from codegen_mcp.engine.expiry import Expiry
@@ -26,7 +27,7 @@ from codegen_mcp.engine.reaper import Reaper
 from codegen_mcp.engine.run_line import Line
 from codegen_mcp.engine.session import Session
 from codegen_mcp.engine.session_admission import SessionAdmission, draining
-from codegen_mcp.engine.session_checks import check_idle_timeout
+from codegen_mcp.engine.session_checks import check_idle_timeout, check_network
 from codegen_mcp.engine.session_edits import change_idle_timeout, change_metadata
 from codegen_mcp.engine.session_ender import SessionEnder
 from codegen_mcp.engine.session_forker import SessionForker, check_count
@@ -63,6 +64,7 @@ class SessionPool:
         records: TaskRecords | None = None,
         hooks: EngineHooks | None = None,
         clock: Clock | None = None,
+        egress: Egress | None = None,
         available_memory: Callable[[], int] = available_memory_bytes,
     ) -> None:
         """Wire it up; nothing happens before it is entered.
@@ -78,6 +80,7 @@ class SessionPool:
             records: Reads a dead worker's task records, forgets those of an ended session.
             hooks: Hears of events.
             clock: For idle time and age.
+            egress: The worker's way out to the network.
             available_memory: Bytes of memory that the host can still give.
         """
         self._config = config
@@ -106,6 +109,7 @@ class SessionPool:
             runs=Line(config.runs, config.waiting_runs_total, "this worker"),
             waiting_limit=config.waiting_runs,
             isolation=dict(isolation),
+            egress=egress,
         )
         self._trash = Trash(state.new_trash, factory, freed=lambda: self._warm.nudge())
         self._warm = WarmPool(
@@ -234,6 +238,7 @@ class SessionPool:
         """Make a session."""
         try:
             request = check_request(config, self._config, self._catalog)
+            check_network(self._services.egress, config)
             chosen = [request.session_id] if request.session_id else []
             with self.ownership.claimed(chosen, request.epoch), self._admission.making():
                 session = await self._maker.make(request)

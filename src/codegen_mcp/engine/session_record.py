@@ -33,6 +33,8 @@ class SessionRecord:
     auto_restore: bool = False
     checkpoint_interval_s: float = 0.0
     """0 is never."""
+    allow_network: bool = False
+    allow_hosts: tuple[str, ...] = ()
     restored_from: str = ""
     """Id of the checkpoint that its files came from."""
     epoch: int = 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from codegen_mcp.core.clock import Clock
+from codegen_mcp.egress.service import Egress
 from codegen_mcp.engine.hooks import EngineHooks
 from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.run_line import Line
@@ -39,3 +40,5 @@ class SessionServices:
     waiting_limit: int
     """Runs that may wait in one session."""
     isolation: Mapping[str, str]
+    egress: Egress | None = None
+    """The worker's way out; None where nothing was said of one."""

@@ -25,7 +25,10 @@ FILE = "session.json"
 MAX_BYTES = 4 * 1024 * 1024
 
 _LATER = frozenset(
-    {"durability", "auto_restore", "checkpoint_interval_s", "restored_from", "lost", "epoch"}
+    {
+        *("durability", "auto_restore", "checkpoint_interval_s", "restored_from", "lost", "epoch"),
+        *("allow_network", "allow_hosts"),
+    }
 )
 """Came later, and are written only where they are not the default: older versions pass them by."""
 _LIMITS = {field.name: field.type for field in dataclasses.fields(ResourceLimits)}
@@ -103,6 +106,8 @@ def decode(path: Path, data: bytes) -> SessionRecord:
             durability=_text(content.get("durability", "interval")),
             auto_restore=content.get("auto_restore", False) is True,
             checkpoint_interval_s=float(content.get("checkpoint_interval_s", 0)),
+            allow_network=content.get("allow_network", False) is True,
+            allow_hosts=tuple(_text(one) for one in content.get("allow_hosts", ())),
             restored_from=_text(content.get("restored_from", "")),
             lost=_text(content.get("lost", "")),
             epoch=int(content.get("epoch", 1)),

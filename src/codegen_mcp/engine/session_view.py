@@ -45,5 +45,7 @@ def make_view(
         checkpoint_interval_s=record.checkpoint_interval_s,
         restored_from=record.restored_from,
         lost=record.lost,
+        allow_network=record.allow_network,
+        allow_hosts=record.allow_hosts,
         epoch=record.epoch,
     )

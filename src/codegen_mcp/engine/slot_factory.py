@@ -7,6 +7,7 @@ import secrets
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -30,6 +31,13 @@ REMOVE_PAUSE_S = 0.02
 """The kernel lets a control group go a moment after its last process was reaped."""
 
 
+class SandboxEgress(Protocol):
+    """The worker's way out, as far as a sandbox has to be booted for it."""
+
+    def equip(self, spec: SandboxSpec, directory: Path) -> SandboxSpec:
+        """Add what a sandbox needs for it; ``directory`` is its slot's."""
+
+
 class SlotFactory:
     """Leases, limits, mounts and boots, in this order; undoes all of it when a step fails."""
 
@@ -42,7 +50,9 @@ class SlotFactory:
         identities: IdentityLeaser,
         catalog: InterpreterCatalog,
         hooks: EngineHooks | None = None,
+        egress: SandboxEgress | None = None,
     ) -> None:
+        self._egress = egress
         self._backend = backend
         self._volumes = volumes
         self._cgroups = cgroups
@@ -171,6 +181,8 @@ class SlotFactory:
             env=slot.env,
             read_only=language.read_only_mounts(),
         )
+        if self._egress is not None:
+            spec = self._egress.equip(spec, slot.directory)
         try:
             sandbox = await self._backend.create(spec)
         except WorkerError:

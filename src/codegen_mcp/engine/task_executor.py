@@ -25,6 +25,7 @@ from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.task import Task, TaskFacts
 from codegen_mcp.engine.task_book import TaskBook
 from codegen_mcp.engine.task_ledger import TaskLedger
+from codegen_mcp.engine.task_network import task_network
 from codegen_mcp.engine.task_ports import (
     CollectsFiles,
     FindsSessions,
@@ -140,11 +141,13 @@ class TaskExecutor:
             submission.env,
             submission.constraints,
             submission.sequence,
+            submission.secrets,
         )
         if book.same(task_id, digest):
             return task_id
         book.sequences.check_new(submission.sequence, task_id)
         self._check_room()
+        network = task_network(session.egress, submission)
 
         facts = TaskFacts(
             task_id=task_id,
@@ -172,6 +175,7 @@ class TaskExecutor:
             artifacts=self._artifacts,
             config=self._config,
             clock=self._clock,
+            network=network,
         )
         counted = session.activity(lambda reason: task.request_cancel(reason or SESSION_GONE))
         counted.__enter__()

@@ -14,6 +14,7 @@ from typing import Any
 
 from codegen_mcp.core.errors import Corrupt, InvalidRequest, WorkerError
 from codegen_mcp.core.limits import Usage
+from codegen_mcp.core.network import NetworkDenial
 from codegen_mcp.core.task import EndedBy, TaskStatus
 from codegen_mcp.engine.base import ErrorEvent, ResultEvent, TaskMetadata
 from codegen_mcp.engine.task import TaskEnd, TaskFacts
@@ -147,6 +148,9 @@ def _metadata(metadata: TaskMetadata) -> str:
         parts.append(f'"remedy":{_dumps(metadata.remedy)}')
     if metadata.limits_hit:
         parts.append(f'"limits_hit":{_dumps([int(limit) for limit in metadata.limits_hit])}')
+    if metadata.network_denied:
+        denied = [dataclasses.asdict(one) for one in metadata.network_denied]
+        parts.append(f'"network_denied":{_dumps(denied)}')
     if metadata.peak != _NO_USAGE:
         peak = {name: getattr(metadata.peak, name) for name in _USAGE_NUMBERS}
         parts.append(f'"peak":{_dumps(peak)}')
@@ -160,8 +164,18 @@ def _read_metadata(fields: Mapping[str, Any]) -> TaskMetadata:
         ended_by=EndedBy(fields["ended_by"]),
         remedy=str(fields.get("remedy", "")),
         limits_hit=tuple(EndedBy(limit) for limit in fields.get("limits_hit", ())),
+        network_denied=tuple(map(_denial, fields.get("network_denied", ()))),
         peak=Usage(**{name: int(peak[name]) for name in _USAGE_NUMBERS if name in peak}),
         **numbers,
+    )
+
+
+def _denial(fields: Mapping[str, Any]) -> NetworkDenial:
+    return NetworkDenial(
+        host=str(fields["host"]),
+        port=int(fields["port"]),
+        reason=str(fields["reason"]),
+        count=int(fields["count"]),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
+from codegen_mcp.egress.service import SessionEgress
 from codegen_mcp.engine.artifacts.left_files import LeftFiles
 from codegen_mcp.sandbox.base import Sandbox
 from codegen_mcp.tools.base import ToolSpec, Workspace
@@ -60,6 +61,10 @@ class TaskSession(Protocol):
     @property
     def env(self) -> Mapping[str, str]:
         """Its variables."""
+
+    @property
+    def egress(self) -> SessionEgress | None:
+        """Its way out."""
 
     @property
     def ending(self) -> bool:

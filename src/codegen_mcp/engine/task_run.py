@@ -12,6 +12,7 @@ import structlog
 
 from codegen_mcp.core.clock import Clock
 from codegen_mcp.core.errors import NotFound, StoreUnavailable, WorkerError
+from codegen_mcp.core.network import denial_words
 from codegen_mcp.core.task import EndedBy, Outcome
 from codegen_mcp.engine.base import ErrorEvent, ResultEvent, TaskMetadata
 from codegen_mcp.engine.hooks import EngineHooks
@@ -186,6 +187,8 @@ class TaskRun:
         now_ms = self.clock.unix_ms()
         duration_s = outcome.duration_s or self.clock.monotonic() - began
         printed = self.output.captured()
+        denied = self.context.network.denials() if self.context.network is not None else ()
+        remedies = [part for part in (outcome.remedy, denial_words(denied)) if part]
         metadata = TaskMetadata(
             start_time_ms=task.started_at_ms or now_ms,
             end_time_ms=now_ms,
@@ -194,12 +197,13 @@ class TaskRun:
             exit_code=outcome.exit_code,
             ended_by=outcome.ended_by,
             signal=outcome.signal,
-            remedy=outcome.remedy,
+            remedy="; ".join(remedies),
             limits_hit=outcome.limits_hit,
             stdout_bytes=printed.stdout_bytes,
             stderr_bytes=printed.stderr_bytes,
             stdout_omitted=printed.stdout_omitted,
             stderr_omitted=printed.stderr_omitted,
+            network_denied=denied,
         )
         return ResultEvent(
             status=outcome.status, tool=task.facts.tool, value=value, metadata=metadata

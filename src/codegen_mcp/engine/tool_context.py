@@ -12,6 +12,7 @@ from codegen_mcp.core.errors import NotImplementedYet, SandboxUnavailable, Worke
 from codegen_mcp.core.limits import RunLimits, Usage
 from codegen_mcp.core.output import OutputSink
 from codegen_mcp.core.task import Command, EndedBy, Outcome, Stream
+from codegen_mcp.egress.task_egress import TaskEgress
 from codegen_mcp.engine.artifacts.base import Artifacts
 from codegen_mcp.engine.artifacts.content import read_content
 from codegen_mcp.engine.constraints import checked_timeout
@@ -49,7 +50,10 @@ class TaskContext:
         artifacts: Artifacts | None,
         config: TaskConfig,
         clock: Clock,
+        network: TaskEgress | None = None,
     ) -> None:
+        self.network = network
+        """The task's way out; None: it has none."""
         self._task = task
         self._session = session
         self._output = output
@@ -177,7 +181,7 @@ class TaskContext:
         for attempt in range(_ATTEMPTS):
             sandbox = await self._session.sandbox()
             try:
-                outcome = await self._measured(sandbox, command, sink)
+                outcome = await self._with_network(sandbox, command, sink)
             except SandboxUnavailable:
                 if attempt + 1 == _ATTEMPTS:
                     raise
@@ -193,6 +197,14 @@ class TaskContext:
             # CPU time is counted since the boot there; what this run used is not known.
             self.peak = replace(sandbox.usage(), cpu_us=0)
             raise
+
+    async def _with_network(self, sandbox: Sandbox, command: Command, sink: OutputSink) -> Outcome:
+        """Run with the way out open, where the task has one: it ends with the run."""
+        if self.network is None:
+            return await self._measured(sandbox, command, sink)
+        async with self.network.opened(sandbox.entrance) as variables:
+            command = replace(command, env={**variables, **command.env})
+            return await self._measured(sandbox, command, sink)
 
     def _sink(self) -> OutputJournal:
         if isinstance(self._output, NoOutput):

@@ -65,6 +65,8 @@ def metadata(info: CheckpointInfo) -> pb.CheckpointMetadata:
         user_id=short(info.user_id),
         durability=durability_of(info),
         auto_restore=info.auto_restore,
+        allow_network=info.allow_network,
+        allow_hosts=info.allow_hosts,
         idle_timeout_seconds=info.idle_timeout_s,
         last_sequence=whole(info.last_sequence),
         manifest_sha256=short(info.manifest_sha256),

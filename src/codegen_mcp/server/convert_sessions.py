@@ -104,6 +104,8 @@ def session_config(
         auto_restore=config.auto_restore,
         durability=durability(config.durability),
         checkpoint_interval_s=interval_s,
+        allow_network=config.allow_network,
+        allow_hosts=tuple(config.allow_hosts),
         session_id=request.session_id,
         epoch=request.epoch or 1,
     )

@@ -70,8 +70,6 @@ def submission(request: task_execution_pb2.TaskRequest) -> TaskSubmission:
         InvalidRequest: No tool, a negative bound, or a field is set that is not honoured.
     """
     context, bounds = request.context, request.constraints
-    refuse_if_set("context.secrets", context.secrets, "pass values in context.env_vars")
-    refuse_if_set("constraints.allow_network", bounds.allow_network, "sessions have no network")
     refuse_if_set(
         "constraints.allowed_paths", bounds.allowed_paths, "a session reaches its workspace only"
     )
@@ -90,7 +88,10 @@ def submission(request: task_execution_pb2.TaskRequest) -> TaskSubmission:
             timeout_s=not_negative("constraints.timeout_seconds", bounds.timeout_seconds),
             memory_bytes=not_negative("constraints.max_memory_bytes", bounds.max_memory_bytes),
             output_bytes=not_negative("constraints.max_output_bytes", bounds.max_output_bytes),
+            allow_network=bounds.allow_network,
+            allow_hosts=tuple(bounds.allow_hosts),
         ),
+        secrets=tuple(context.secrets),
         sequence=request.sequence,
         on_disconnect=ON_DISCONNECT[request.on_disconnect],
     )
@@ -121,6 +122,12 @@ def metadata(value: TaskMetadata) -> task_execution_pb2.ExecutionMetadata:
         stderr_bytes=value.stderr_bytes,
         stdout_omitted_bytes=value.stdout_omitted,
         stderr_omitted_bytes=value.stderr_omitted,
+        network_denied=[
+            common_pb2.NetworkDenial(
+                host=one.host, port=one.port, reason=one.reason, count=one.count
+            )
+            for one in value.network_denied
+        ],
     )
 
 

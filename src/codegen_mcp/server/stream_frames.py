@@ -80,6 +80,8 @@ def create_request(frame: pb.SessionCreateRequest, session_id: str) -> Message:
             language=frame.language,
             limits=frame.limits if frame.HasField("limits") else None,
             auto_restore=frame.auto_restore,
+            allow_network=frame.allow_network,
+            allow_hosts=frame.allow_hosts,
             durability=frame.durability,
         ),
         metadata=frame.metadata,

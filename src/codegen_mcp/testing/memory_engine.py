@@ -34,6 +34,7 @@ from codegen_mcp.engine.base import (
     TaskSubmission,
     TaskView,
 )
+from codegen_mcp.engine.task_network import task_network
 from codegen_mcp.testing.memory_checkpoints import MemoryCheckpoints
 from codegen_mcp.testing.memory_sessions import MemorySessions
 from codegen_mcp.testing.memory_task import MemoryContext, MemoryTask, Runner, no_code
@@ -71,6 +72,7 @@ class MemoryTasks:
                 raise AlreadyExists(f"task {task_id!r} was asked for with other content")
             return task_id
         self._check_sequence(session_id, sequence)
+        task_network(None, submission)
         if submission.tool not in self._tools:
             names = ", ".join(sorted(self._tools))
             raise UnknownTool(f"there is no tool {submission.tool[:80]!r}; there are {names}")

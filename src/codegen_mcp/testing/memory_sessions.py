@@ -21,6 +21,7 @@ from codegen_mcp.core.ids import check_session_id, new_session_id
 from codegen_mcp.core.limits import ResourceLimits, Usage
 from codegen_mcp.core.session import SessionConfig, SessionState
 from codegen_mcp.engine.base import Capacity, SessionView
+from codegen_mcp.engine.session_checks import check_network
 from codegen_mcp.testing.memory_workspace import MemoryWorkspace
 
 MAX_FORKS = 64
@@ -41,6 +42,7 @@ class MemorySessions:
 
     async def create(self, config: SessionConfig) -> SessionView:
         """Add one."""
+        check_network(None, config)
         with self.ownership.claimed([config.session_id] if config.session_id else []):
             self.check_room(1)
         view = self.view_of(config.session_id or new_session_id(), config)

@@ -35,6 +35,8 @@ FACTS = CheckpointInfo(
     idle_timeout_s=1.5,
     durability="sync",
     auto_restore=True,
+    allow_network=True,
+    allow_hosts=("example.com:443",),
     installed_packages=["x==1"],
     modified_files=["f"],
     modified_count=4,

@@ -24,7 +24,7 @@ MAX_CHAIN = 64
 """Far above what any setting makes; each number is an archive to be read."""
 _LIMITS = {field.name: str(field.type) for field in dataclasses.fields(ResourceLimits)}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_TEXTS = ("installed_packages", "modified_files")
+_TEXTS = ("installed_packages", "modified_files", "allow_hosts")
 _MAPS = ("env", "metadata")
 _LAST_MS = 253_402_300_799_999
 """The end of the year 9999."""

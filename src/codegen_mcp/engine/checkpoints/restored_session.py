@@ -20,6 +20,8 @@ def config_of(info: CheckpointInfo) -> SessionConfig:
         metadata=dict(info.metadata),
         idle_timeout_s=info.idle_timeout_s or None,
         auto_restore=info.auto_restore,
+        allow_network=info.allow_network,
+        allow_hosts=tuple(info.allow_hosts),
         durability=_durability(info),
         checkpoint_interval_s=None
         if info.checkpoint_interval_s < 0

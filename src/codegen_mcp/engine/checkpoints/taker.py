@@ -160,6 +160,8 @@ class _Taking:
             durability=record.durability,
             checkpoint_interval_s=record.checkpoint_interval_s,
             auto_restore=record.auto_restore,
+            allow_network=record.allow_network,
+            allow_hosts=record.allow_hosts,
             freeze_ms=freeze_ms,
             consistency=how,
             trigger=self._order.trigger,

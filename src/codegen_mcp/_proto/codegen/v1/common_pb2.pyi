@@ -316,7 +316,8 @@ class SessionInfo(_message.Message):
     @_builtins.property
     def isolation(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Wall ("network", "memory", ...) to who holds it up ("kernel", "rlimit", "worker", "none");
-        "sandbox" is the level of the whole.
+        "sandbox" is the level of the whole, "egress" the way out: "off" (none), "allow-list", or
+        "unavailable" (allowed, and the sandboxes of this worker cannot hold it up).
         """
 
     def __init__(
@@ -349,3 +350,37 @@ class SessionInfo(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionInfo: _TypeAlias = SessionInfo  # noqa: Y015
+
+@_typing.final
+class NetworkDenial(_message.Message):
+    """A destination that code asked for and did not get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """As it was asked for; empty when it could not be read."""
+    port: _builtins.int
+    """0 when it could not be read."""
+    reason: _builtins.str
+    """Which rule refused it, for people."""
+    count: _builtins.int
+    """How often, in this task."""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "host", b"host", "port", b"port", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkDenial: _TypeAlias = NetworkDenial  # noqa: Y015

@@ -115,6 +115,8 @@ class SessionConfig(_message.Message):
     AUTO_RESTORE_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
     CHECKPOINT_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    ALLOW_NETWORK_FIELD_NUMBER: _builtins.int
+    ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
     language: _builtins.str
     """"python", "python3.12"; empty is the worker's default."""
     base_image: _builtins.str
@@ -126,6 +128,8 @@ class SessionConfig(_message.Message):
     durability: _common_pb2.Durability.ValueType
     checkpoint_interval_seconds: _builtins.int
     """Not set: the worker's default. 0 is INVALID_ARGUMENT."""
+    allow_network: _builtins.bool
+    """Its tasks have the network without asking for it."""
     @_builtins.property
     def env_vars(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Variables of every run."""
@@ -136,6 +140,10 @@ class SessionConfig(_message.Message):
 
     @_builtins.property
     def limits(self) -> _common_pb2.ResourceLimits: ...
+    @_builtins.property
+    def allow_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its own allow list, which narrows the worker's; see ExecutionConstraints. Empty is the worker's."""
+
     def __init__(
         self,
         *,
@@ -148,10 +156,12 @@ class SessionConfig(_message.Message):
         auto_restore: _builtins.bool = ...,
         durability: _common_pb2.Durability.ValueType = ...,
         checkpoint_interval_seconds: _builtins.int | None = ...,
+        allow_network: _builtins.bool = ...,
+        allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_idle_timeout_seconds", b"_idle_timeout_seconds", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "idle_timeout_seconds", b"idle_timeout_seconds", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_idle_timeout_seconds", b"_idle_timeout_seconds", "auto_restore", b"auto_restore", "base_image", b"base_image", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "durability", b"durability", "env_vars", b"env_vars", "idle_timeout_seconds", b"idle_timeout_seconds", "language", b"language", "limits", b"limits", "required_tools", b"required_tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_idle_timeout_seconds", b"_idle_timeout_seconds", "allow_hosts", b"allow_hosts", "allow_network", b"allow_network", "auto_restore", b"auto_restore", "base_image", b"base_image", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "durability", b"durability", "env_vars", b"env_vars", "idle_timeout_seconds", b"idle_timeout_seconds", "language", b"language", "limits", b"limits", "required_tools", b"required_tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["checkpoint_interval_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds"]  # noqa: Y015
@@ -446,6 +456,8 @@ class CheckpointMetadata(_message.Message):
     JOURNAL_SHA256_FIELD_NUMBER: _builtins.int
     INFLATED_BYTES_FIELD_NUMBER: _builtins.int
     CHECKPOINT_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    ALLOW_NETWORK_FIELD_NUMBER: _builtins.int
+    ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     workspace_id: _builtins.str
     created_at_ms: _builtins.int
@@ -485,6 +497,7 @@ class CheckpointMetadata(_message.Message):
     """Of the archive without its compression."""
     checkpoint_interval_seconds: _builtins.float
     """Between saves of the session by itself; 0 is never. Not set: not recorded."""
+    allow_network: _builtins.bool
     @_builtins.property
     def env_vars(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """As the session was made with."""
@@ -509,6 +522,8 @@ class CheckpointMetadata(_message.Message):
     def session_metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The session's own then."""
 
+    @_builtins.property
+    def allow_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -543,10 +558,12 @@ class CheckpointMetadata(_message.Message):
         journal_sha256: _builtins.str = ...,
         inflated_bytes: _builtins.int = ...,
         checkpoint_interval_seconds: _builtins.float | None = ...,
+        allow_network: _builtins.bool = ...,
+        allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "auto_restore", b"auto_restore", "chain_checkpoint_ids", b"chain_checkpoint_ids", "checkpoint_id", b"checkpoint_id", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "checkpoint_name", b"checkpoint_name", "checksum_sha256", b"checksum_sha256", "consistency", b"consistency", "created_at_ms", b"created_at_ms", "durability", b"durability", "entry_count", b"entry_count", "env_vars", b"env_vars", "freeze_ms", b"freeze_ms", "idle_timeout_seconds", b"idle_timeout_seconds", "inflated_bytes", b"inflated_bytes", "installed_packages", b"installed_packages", "interpreter", b"interpreter", "journal_sha256", b"journal_sha256", "last_sequence", b"last_sequence", "limits", b"limits", "manifest_sha256", b"manifest_sha256", "modified_count", b"modified_count", "modified_files", b"modified_files", "parent_checkpoint_id", b"parent_checkpoint_id", "session_id", b"session_id", "session_metadata", b"session_metadata", "size_bytes", b"size_bytes", "storage_url", b"storage_url", "total_bytes", b"total_bytes", "trigger", b"trigger", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "allow_hosts", b"allow_hosts", "allow_network", b"allow_network", "auto_restore", b"auto_restore", "chain_checkpoint_ids", b"chain_checkpoint_ids", "checkpoint_id", b"checkpoint_id", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "checkpoint_name", b"checkpoint_name", "checksum_sha256", b"checksum_sha256", "consistency", b"consistency", "created_at_ms", b"created_at_ms", "durability", b"durability", "entry_count", b"entry_count", "env_vars", b"env_vars", "freeze_ms", b"freeze_ms", "idle_timeout_seconds", b"idle_timeout_seconds", "inflated_bytes", b"inflated_bytes", "installed_packages", b"installed_packages", "interpreter", b"interpreter", "journal_sha256", b"journal_sha256", "last_sequence", b"last_sequence", "limits", b"limits", "manifest_sha256", b"manifest_sha256", "modified_count", b"modified_count", "modified_files", b"modified_files", "parent_checkpoint_id", b"parent_checkpoint_id", "session_id", b"session_id", "session_metadata", b"session_metadata", "size_bytes", b"size_bytes", "storage_url", b"storage_url", "total_bytes", b"total_bytes", "trigger", b"trigger", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["checkpoint_interval_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds"]  # noqa: Y015

@@ -132,7 +132,10 @@ class TaskContext(_message.Message):
 
     @_builtins.property
     def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Not honoured: a request that sets it is refused."""
+        """Names of secrets of the worker that the task uses. It sees a placeholder as a variable of that
+        name; the worker's proxy puts the value in its place on the way to the hosts that may have it.
+        Needs the network. Refused where the worker has no such secret for this session.
+        """
 
     def __init__(
         self,
@@ -161,15 +164,24 @@ class ExecutionConstraints(_message.Message):
     MAX_OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
     ALLOW_NETWORK_FIELD_NUMBER: _builtins.int
     ALLOWED_PATHS_FIELD_NUMBER: _builtins.int
+    ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
     timeout_seconds: _builtins.int
     max_memory_bytes: _builtins.int
     max_output_bytes: _builtins.int
     """Standard output plus standard error."""
     allow_network: _builtins.bool
-    """Not honoured: a request that sets it is refused."""
+    """Opens the way out while the task runs, as far as the allow lists of worker, session and task
+    go. Refused where the worker has none.
+    """
     @_builtins.property
     def allowed_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Not honoured: a request that sets it is refused."""
+
+    @_builtins.property
+    def allow_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The task's own allow list, which narrows the session's: "example.com", "example.com:8443",
+        "*.example.com", "*"; without a port, 80 and 443. Empty is the session's.
+        """
 
     def __init__(
         self,
@@ -179,10 +191,11 @@ class ExecutionConstraints(_message.Message):
         max_output_bytes: _builtins.int = ...,
         allow_network: _builtins.bool = ...,
         allowed_paths: _abc.Iterable[_builtins.str] | None = ...,
+        allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_network", b"allow_network", "allowed_paths", b"allowed_paths", "max_memory_bytes", b"max_memory_bytes", "max_output_bytes", b"max_output_bytes", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_hosts", b"allow_hosts", "allow_network", b"allow_network", "allowed_paths", b"allowed_paths", "max_memory_bytes", b"max_memory_bytes", "max_output_bytes", b"max_output_bytes", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -390,6 +403,7 @@ class ExecutionMetadata(_message.Message):
     STDERR_BYTES_FIELD_NUMBER: _builtins.int
     STDOUT_OMITTED_BYTES_FIELD_NUMBER: _builtins.int
     STDERR_OMITTED_BYTES_FIELD_NUMBER: _builtins.int
+    NETWORK_DENIED_FIELD_NUMBER: _builtins.int
     start_time_ms: _builtins.int
     end_time_ms: _builtins.int
     duration_ms: _builtins.int
@@ -411,6 +425,10 @@ class ExecutionMetadata(_message.Message):
     def limits_hit(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.EndedBy.ValueType]:
         """Limits that were met, whether or not they ended it."""
 
+    @_builtins.property
+    def network_denied(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.NetworkDenial]:
+        """Destinations that it asked for and did not get, at most 64 different ones."""
+
     def __init__(
         self,
         *,
@@ -427,10 +445,11 @@ class ExecutionMetadata(_message.Message):
         stderr_bytes: _builtins.int = ...,
         stdout_omitted_bytes: _builtins.int = ...,
         stderr_omitted_bytes: _builtins.int = ...,
+        network_denied: _abc.Iterable[_common_pb2.NetworkDenial] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["peak_usage", b"peak_usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "end_time_ms", b"end_time_ms", "ended_by", b"ended_by", "exit_code", b"exit_code", "limits_hit", b"limits_hit", "peak_usage", b"peak_usage", "remedy", b"remedy", "signal", b"signal", "start_time_ms", b"start_time_ms", "stderr_bytes", b"stderr_bytes", "stderr_omitted_bytes", b"stderr_omitted_bytes", "stdout_bytes", b"stdout_bytes", "stdout_omitted_bytes", b"stdout_omitted_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "end_time_ms", b"end_time_ms", "ended_by", b"ended_by", "exit_code", b"exit_code", "limits_hit", b"limits_hit", "network_denied", b"network_denied", "peak_usage", b"peak_usage", "remedy", b"remedy", "signal", b"signal", "start_time_ms", b"start_time_ms", "stderr_bytes", b"stderr_bytes", "stderr_omitted_bytes", b"stderr_omitted_bytes", "stdout_bytes", b"stdout_bytes", "stdout_omitted_bytes", b"stdout_omitted_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

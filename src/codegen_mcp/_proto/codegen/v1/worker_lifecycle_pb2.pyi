@@ -1326,6 +1326,7 @@ class TaskExecutionMetadata(_message.Message):
     STDERR_BYTES_FIELD_NUMBER: _builtins.int
     STDOUT_OMITTED_BYTES_FIELD_NUMBER: _builtins.int
     STDERR_OMITTED_BYTES_FIELD_NUMBER: _builtins.int
+    NETWORK_DENIED_FIELD_NUMBER: _builtins.int
     start_time_ms: _builtins.int
     end_time_ms: _builtins.int
     duration_ms: _builtins.int
@@ -1341,6 +1342,8 @@ class TaskExecutionMetadata(_message.Message):
     def peak_usage(self) -> _common_pb2.ResourceUsage: ...
     @_builtins.property
     def limits_hit(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.EndedBy.ValueType]: ...
+    @_builtins.property
+    def network_denied(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.NetworkDenial]: ...
     def __init__(
         self,
         *,
@@ -1357,10 +1360,11 @@ class TaskExecutionMetadata(_message.Message):
         stderr_bytes: _builtins.int = ...,
         stdout_omitted_bytes: _builtins.int = ...,
         stderr_omitted_bytes: _builtins.int = ...,
+        network_denied: _abc.Iterable[_common_pb2.NetworkDenial] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["peak_usage", b"peak_usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "end_time_ms", b"end_time_ms", "ended_by", b"ended_by", "exit_code", b"exit_code", "limits_hit", b"limits_hit", "peak_usage", b"peak_usage", "remedy", b"remedy", "signal", b"signal", "start_time_ms", b"start_time_ms", "stderr_bytes", b"stderr_bytes", "stderr_omitted_bytes", b"stderr_omitted_bytes", "stdout_bytes", b"stdout_bytes", "stdout_omitted_bytes", b"stdout_omitted_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "end_time_ms", b"end_time_ms", "ended_by", b"ended_by", "exit_code", b"exit_code", "limits_hit", b"limits_hit", "network_denied", b"network_denied", "peak_usage", b"peak_usage", "remedy", b"remedy", "signal", b"signal", "start_time_ms", b"start_time_ms", "stderr_bytes", b"stderr_bytes", "stderr_omitted_bytes", b"stderr_omitted_bytes", "stdout_bytes", b"stdout_bytes", "stdout_omitted_bytes", b"stdout_omitted_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1475,6 +1479,8 @@ class SessionCreateRequest(_message.Message):
     AUTO_RESTORE_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
     CHECKPOINT_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    ALLOW_NETWORK_FIELD_NUMBER: _builtins.int
+    ALLOW_HOSTS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     workspace_id: _builtins.str
     user_id: _builtins.str
@@ -1486,12 +1492,15 @@ class SessionCreateRequest(_message.Message):
     auto_restore: _builtins.bool
     durability: _common_pb2.Durability.ValueType
     checkpoint_interval_seconds: _builtins.int
+    allow_network: _builtins.bool
     @_builtins.property
     def env_vars(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def limits(self) -> _common_pb2.ResourceLimits: ...
+    @_builtins.property
+    def allow_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1507,10 +1516,12 @@ class SessionCreateRequest(_message.Message):
         auto_restore: _builtins.bool = ...,
         durability: _common_pb2.Durability.ValueType = ...,
         checkpoint_interval_seconds: _builtins.int | None = ...,
+        allow_network: _builtins.bool = ...,
+        allow_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_idle_timeout_seconds", b"_idle_timeout_seconds", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "idle_timeout_seconds", b"idle_timeout_seconds", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_idle_timeout_seconds", b"_idle_timeout_seconds", "auto_restore", b"auto_restore", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "durability", b"durability", "env_vars", b"env_vars", "epoch", b"epoch", "idle_timeout_seconds", b"idle_timeout_seconds", "language", b"language", "limits", b"limits", "metadata", b"metadata", "session_id", b"session_id", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_idle_timeout_seconds", b"_idle_timeout_seconds", "allow_hosts", b"allow_hosts", "allow_network", b"allow_network", "auto_restore", b"auto_restore", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "durability", b"durability", "env_vars", b"env_vars", "epoch", b"epoch", "idle_timeout_seconds", b"idle_timeout_seconds", "language", b"language", "limits", b"limits", "metadata", b"metadata", "session_id", b"session_id", "user_id", b"user_id", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["checkpoint_interval_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_interval_seconds: _TypeAlias = _typing.Literal["_checkpoint_interval_seconds", b"_checkpoint_interval_seconds"]  # noqa: Y015
