@@ -50,6 +50,11 @@ class MemorySandbox:
         """What ``freeze`` answers."""
 
     @property
+    def entrance(self) -> None:
+        """No way out."""
+        return None
+
+    @property
     def alive(self) -> bool:
         """Whether it was neither lost nor closed."""
         return not (self._lost or self.closed)

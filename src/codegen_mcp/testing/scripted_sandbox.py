@@ -61,6 +61,11 @@ class ScriptedSandbox:
         """What ``freeze`` answers."""
 
     @property
+    def entrance(self) -> None:
+        """No way out."""
+        return None
+
+    @property
     def alive(self) -> bool:
         """Until it is closed."""
         return not self._closed
