@@ -164,9 +164,11 @@ async def _headers(http: httpx2.AsyncClient, served: ServeProcess, mode: str) ->
 
 
 async def _until_gone(agent: Agent, session_id: str) -> None:
+    """Wait until the session is saved and asleep."""
     async with asyncio.timeout(DEADLINE_S):
-        while any(
-            one["session_id"] == session_id and one["state"] in ("ready", "idle")
-            for one in facts(await agent.call("session_list"))["sessions"]
-        ):
+        while True:
+            for one in facts(await agent.call("session_list"))["sessions"]:
+                if one["session_id"] == session_id and one["state"] == "asleep":
+                    assert one["notice"]
+                    return
             await asyncio.sleep(0.05)

@@ -85,7 +85,7 @@ def known_names(host: str, public_url: str) -> TransportSecuritySettings:
     """
     if not is_local(host):
         return TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    hosts = [f"{name}:*" for name in LOCAL_NAMES]
+    hosts = [f"{name}:*" for name in dict.fromkeys((*LOCAL_NAMES, host))]
     origins = [f"{scheme}://{name}" for scheme in ("http", "https") for name in hosts]
     if public_url:
         parts = urlsplit(public_url)

@@ -24,10 +24,14 @@ from codegen_mcp.coordinator.mcp.arguments import (
 )
 from codegen_mcp.coordinator.mcp.call import Call, Reply
 from codegen_mcp.coordinator.mcp.words import paragraphs, shown_name, size
+from codegen_mcp.coordinator.session_calls import ASLEEP, LOST
 from codegen_mcp.core.limits import MIB
 
 PAGE = 50
 SHOWN_TASKS = 20
+ASLEEP_STATE = "asleep"
+"""Of a session that no worker has, and the next call that names it brings back. The wire has no
+state for that, and its "failed" would make a model give the session up."""
 
 
 async def session_create(call: Call, arguments: SessionCreateArguments) -> Reply:
@@ -225,7 +229,7 @@ async def session_destroy(call: Call, arguments: SessionDestroyArguments) -> Rep
 def _item(info: common_pb2.SessionInfo) -> SessionItem:
     return SessionItem(
         session_id=info.session_id,
-        state=_state(info.state),
+        state=ASLEEP_STATE if info.note in (ASLEEP, LOST) else _state(info.state),
         language=info.language,
         created_at_ms=info.created_at_ms,
         last_activity_ms=info.last_activity_ms,
