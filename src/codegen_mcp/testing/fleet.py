@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
-import socket
 import sqlite3
 import tempfile
 import time
@@ -230,14 +230,15 @@ async def open_fleet(
     base = Path(tempfile.mkdtemp(prefix="codegen-fleet-", dir="/var/tmp"))
     os.chmod(base, 0o711)
     env = {**SETTINGS, **settings}
-    port = 50050 if net is not None else _free_port()
+    port = 50050
+    here = _own_loopback()
     coordinator = FleetProcess(
         "coordinator",
         {
             **env,
             "COORDINATOR_PORT": str(port),
             "BASE_WORKSPACE": str(base / "hub"),
-            **({} if net is None else {"HOST": "0.0.0.0", "INSECURE_NO_AUTH": "true"}),
+            **({"HOST": here} if net is None else {"HOST": "0.0.0.0", "INSECURE_NO_AUTH": "true"}),
         },
         base / "coordinator.log",
         within=() if net is None else net.within(HUB),
@@ -247,7 +248,7 @@ async def open_fleet(
             "worker",
             {
                 **env,
-                "COORDINATOR_ADDR": f"{'127.0.0.1' if net is None else net.hub_of(name)}:{port}",
+                "COORDINATOR_ADDR": f"{here if net is None else net.hub_of(name)}:{port}",
                 "WORKER_ID": name,
                 "BASE_WORKSPACE": str(base / name),
                 "CHECKPOINT_DIR": str(base / "store"),
@@ -258,7 +259,7 @@ async def open_fleet(
         )
         for name in names
     }
-    address = f"127.0.0.1:{port}"
+    address = f"{here}:{port}"
     processes = [coordinator, *workers.values()]
     try:
         await coordinator.start()
@@ -277,8 +278,7 @@ async def open_fleet(
         await asyncio.to_thread(shutil.rmtree, base, ignore_errors=True)
 
 
-def _free_port() -> int:
-    """One that is free now; the coordinator has the same one after a restart."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _own_loopback() -> str:
+    """One of 127/8 for this fleet alone: nobody takes its port while its coordinator is down."""
+    first, second, third = (1 + secrets.randbelow(254) for _ in range(3))
+    return f"127.{first}.{second}.{third}"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from codegen_mcp.core.errors import InvalidRequest
+from ipaddress import ip_address
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+from codegen_mcp.core.errors import InvalidRequest
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches what is bound there."""
-    return host in LOOPBACK or host.startswith("unix:")
+    """Whether only this machine reaches what is bound there: 127/8, ::1 and Unix sockets."""
+    if host == "localhost" or host.startswith("unix:"):
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def check_reach(host: str, *, asks: bool, insecure_no_auth: bool) -> None:
