@@ -41,7 +41,8 @@ class Settings(AccessSettings, CoordinatorSettings, EgressSettings, LifecycleSet
     """HTTP port for /metrics, /healthz and /readyz; 0 is off. May be the same as http_port."""
     http_port: Literal["auto"] | Annotated[int, Field(ge=0, le=65535)] = "auto"
     """HTTP port for the links of artifacts, /healthz and /readyz; auto takes a free one, 0 is off
-    (then only an S3 store gives links)."""
+    (then only an S3 store gives links). Of ``serve`` (default 8080, 0 is a free one) and of
+    ``coordinator`` (default off): MCP, metrics and health."""
     public_url: str = ""
     """What clients reach http_port by, where that is not the host itself: https://example.com/p."""
     insecure_no_auth: bool = False

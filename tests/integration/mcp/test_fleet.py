@@ -46,8 +46,12 @@ async def fleet() -> AsyncIterator[str]:
         )
         found = re.search(r"listening on (\S+:\d+)", coordinator.log)
         assert found is not None
-        for name in ("one", "two"):
-            await start("worker", name, COORDINATOR_ADDR=found[1], MAX_SESSIONS="4")
+        await asyncio.gather(
+            *(
+                start("worker", name, COORDINATOR_ADDR=found[1], MAX_SESSIONS="4")
+                for name in ("one", "two")
+            )
+        )
         base_url = f"http://127.0.0.1:{port}"
         async with httpx2.AsyncClient() as http, asyncio.timeout(JOIN_S):
             serving = 'coordinator_workers{state="serving"} 2.0'
