@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import cases
+import grpc
 import processes
 from stats import Samples, Target
 
@@ -93,11 +94,13 @@ async def load(
 
 async def joined(routed: Connection) -> None:
     """Return when the coordinator has a worker."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await cases.destroy(routed, await cases.create(routed))
-            except Exception:
-                await asyncio.sleep(0.1)
-            else:
-                return
+    until = time.monotonic() + 60
+    while True:
+        try:
+            await cases.destroy(routed, await cases.create(routed))
+        except grpc.RpcError:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return

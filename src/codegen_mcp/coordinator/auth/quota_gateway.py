@@ -30,19 +30,21 @@ class QuotaGateway:
         with self._ledger.call(principal):
             return await self._inner.unary(principal, method, request)
 
-    async def tasks(
+    def tasks(
         self,
         principal: Principal,
         method: str,
         request: tasks_pb.TaskRequest | tasks_pb.AttachTaskRequest,
-    ) -> AsyncGenerator[tasks_pb.TaskResponse, None]:
+    ) -> AsyncIterator[tasks_pb.TaskResponse]:
         """Pay, take a place for a new task, and pass on."""
         self._ledger.pay(principal)
         if not isinstance(request, tasks_pb.TaskRequest) or not principal.quotas.tasks:
-            async with closing(self._inner.tasks(principal, method, request)) as messages:
-                async for message in messages:
-                    yield message
-            return
+            return self._inner.tasks(principal, method, request)
+        return self._counted(principal, method, request)
+
+    async def _counted(
+        self, principal: Principal, method: str, request: tasks_pb.TaskRequest
+    ) -> AsyncGenerator[tasks_pb.TaskResponse, None]:
         asked = tasks_pb.TaskRequest()
         asked.CopyFrom(request)
         asked.task_id = asked.task_id or new_task_id()
