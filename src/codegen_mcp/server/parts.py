@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from google.protobuf.message import Message
+from grpc import aio
 
+from codegen_mcp.core.errors import Cancelled
 from codegen_mcp.server.interceptors import Context
 
 
@@ -12,5 +14,11 @@ async def write_part(context: Context, message: Message) -> None:
 
     Written as bytes: to grpc a handler that returns its last message has a single answer, and it
     keeps the serializer of a single answer to itself.
+
+    Raises:
+        Cancelled: The caller has left while this waited for him to read.
     """
-    await context.write(message.SerializeToString())
+    try:
+        await context.write(message.SerializeToString())
+    except aio.InternalError:
+        raise Cancelled("the caller has left") from None

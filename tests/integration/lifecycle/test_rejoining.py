@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from structlog.testing import capture_logs
 
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
 from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as tasks_pb
@@ -14,7 +15,7 @@ from codegen_mcp.core.output import OutputSink
 from codegen_mcp.core.task import Command, Outcome, Stream
 from codegen_mcp.testing.cut_proxy import CutProxy
 from codegen_mcp.testing.joined import LOST_AFTER_S, Hub, joined_worker, open_hub
-from codegen_mcp.testing.wire import exited
+from codegen_mcp.testing.wire import dial, exited
 from codegen_mcp.testing.worker import in_process_worker, state_directory
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(90)]
@@ -205,3 +206,26 @@ async def test_a_coordinator_that_winds_down_lets_calls_end_and_does_not_wait_fo
         async with asyncio.timeout(20):
             assert (await task)[-1].HasField("result")
             await ending
+
+
+async def test_a_caller_that_leaves_without_reading_is_nobodys_fault():
+    async def much(command: Command, sink: OutputSink) -> Outcome:
+        for _ in range(12):
+            await sink.write(Stream.STDOUT, b"x" * 1_000_000)
+        return exited()
+
+    async with open_hub() as hub, joined_worker(hub.address, runner=much) as joined:
+        await hub.linked()
+        session_id = await hub.wire.session()
+        with capture_logs() as logs:
+            async with dial(hub.address) as other:
+                request = tasks_pb.TaskRequest(session_id=session_id, typed_request=python("x"))
+                call = other.tasks.ExecuteTask(request)
+                assert (await anext(aiter(call))).log.data
+                await asyncio.sleep(0.3)  # by then everything that may be on its way is
+                call.cancel()
+            await until(
+                lambda: hub.coordinator.server.in_flight == hub.coordinator.lifecycle.streams
+            )
+            await until(lambda: not joined.agent._tasks._runs)
+        assert not [one for one in logs if one["log_level"] == "error"]
