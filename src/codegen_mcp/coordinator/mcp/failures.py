@@ -6,7 +6,6 @@ from mcp_types import CallToolResult, TextContent
 
 from codegen_mcp.coordinator.mcp.config import McpConfig
 from codegen_mcp.coordinator.mcp.words import shown_name, with_listed_names
-from codegen_mcp.core.errors import WorkerError
 from codegen_mcp.server.status import MAX_TASK_TEXT_BYTES, Failure, failure_of
 
 META = "codegen_mcp/error"
@@ -32,11 +31,6 @@ def failed(error: Exception, config: McpConfig) -> CallToolResult:
         is_error=True,
         _meta={META: _facts(failure)},
     )
-
-
-def is_expected(error: Exception) -> bool:
-    """Whether it is an answer, and no fault of ours."""
-    return isinstance(error, WorkerError) and type(error) is not WorkerError
 
 
 def _text(failure: Failure, config: McpConfig) -> str:

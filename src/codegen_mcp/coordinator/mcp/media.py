@@ -6,7 +6,6 @@ import mimetypes
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 """Those that every model with eyes takes."""
-SNIFFED_BYTES = 16
 OCTETS = "application/octet-stream"
 
 

@@ -16,7 +16,6 @@ from codegen_mcp.core.errors import NotFound
 
 EXECUTE = "TaskExecution/ExecuteTask"
 ATTACH = "TaskExecution/AttachTask"
-TASK_UNKNOWN = "TASK_NOT_FOUND"
 _OURS = re.compile(r"(.+)\.[0-9a-f]{12}")
 _POLL_S = 0.01
 
