@@ -55,7 +55,7 @@ def refusal(text: str, *, internal: bool = False) -> str:
         address = ipaddress.ip_address(text)
     except ValueError:
         return "no plain address"
-    for one in (address, *_carried(address)):
+    for one in (*_carried(address), address):
         why = _refusal(one, internal)
         if why:
             return why
