@@ -87,6 +87,12 @@ async def open_agent(
         yield await stack.enter_async_context(agent)
 
 
+def beside(settings: Settings) -> bool:
+    """Whether the coordinator is on this machine."""
+    address = settings.coordinator_addr
+    return address.startswith("unix:") or is_local(address.rpartition(":")[0].strip("[]"))
+
+
 def advertised(settings: Settings, port: int) -> str:
     """Return where the coordinator can dial this worker; empty when it cannot."""
     if settings.advertise_addr == OFF:
@@ -94,7 +100,7 @@ def advertised(settings: Settings, port: int) -> str:
     if settings.advertise_addr != AUTO:
         return settings.advertise_addr
     host, coordinator = settings.host, settings.coordinator_addr
-    together = coordinator.startswith("unix:") or is_local(_host_of(coordinator))
+    together = beside(settings)
     if host.startswith("unix:"):
         return host if together else ""
     if is_local(host):
@@ -102,10 +108,6 @@ def advertised(settings: Settings, port: int) -> str:
     if host in ANY_ADDRESS:
         host = "127.0.0.1" if together else _way_to(coordinator)
     return f"{_bracketed(host)}:{port}" if host else ""
-
-
-def _host_of(address: str) -> str:
-    return address.rpartition(":")[0].strip("[]")
 
 
 def _bracketed(host: str) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from codegen_mcp.bootstrap.engine import Engine
-from codegen_mcp.bootstrap.lifecycle import joining
+from codegen_mcp.bootstrap.lifecycle import beside, joining
 from codegen_mcp.bootstrap.process import prepare_process, settle_memory, wind_down
 from codegen_mcp.bootstrap.worker import open_worker
 from codegen_mcp.coordinator.auth.reach import reach_lines
@@ -59,6 +59,11 @@ def start_up_lines(settings: Settings, engine: Engine) -> list[str]:
             f"access: {when}only the coordinator at {settings.coordinator_addr} may call, with a "
             "token of this start"
         )
+        if settings.client_tls is None and not beside(settings):
+            lines.append(
+                "access: WARNING without TLS (TLS_CA) code, files and tokens can be read on the way "
+                f"to {settings.coordinator_addr}"
+            )
         return lines
     lines += reach_lines(settings.host, asks=settings.auth.asks, tls=settings.tls is not None)
     if settings.auth.asks:

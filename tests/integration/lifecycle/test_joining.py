@@ -12,6 +12,7 @@ from grpc import aio
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
 from codegen_mcp._proto.codegen.v1 import tools_pb2
 from codegen_mcp.bootstrap.lifecycle import advertised, joining
+from codegen_mcp.bootstrap.serve import start_up_lines
 from codegen_mcp.coordinator.auth.config import ClientTlsConfig
 from codegen_mcp.coordinator.auth.tls import channel_credentials
 from codegen_mcp.coordinator.auth.token_entry import TokenKind
@@ -67,6 +68,21 @@ async def test_a_worker_beyond_this_machine_takes_its_coordinator_alone_from_the
     assert not joining(settings(host="10.0.0.1", insecure_no_auth=True)).asks
     assert not joining(settings(coordinator_addr="", host="10.0.0.1")).asks
     assert joining(settings()).token != joining(settings()).token
+
+
+async def test_a_worker_says_at_the_start_who_may_call_and_what_can_be_read_on_the_way():
+    async with in_process_worker() as worker:
+
+        def lines(**fields) -> str:
+            return "\n".join(start_up_lines(settings(**fields), worker.engine))
+
+        assert "once this worker has joined it, only the coordinator" in lines()
+        assert "access: only the coordinator" in lines(host="10.0.0.1")
+        for near in ("127.0.0.1:50050", "[::1]:50050", "unix:/run/c"):
+            assert "WARNING without TLS" not in lines(coordinator_addr=near)
+        far = "10.1.2.3:50050"
+        assert f"on the way to {far}" in lines(coordinator_addr=far)
+        assert "WARNING without TLS" not in lines(coordinator_addr=far, tls_ca="/etc/ca.pem")
 
 
 async def test_the_worker_token_is_not_shown(tmp_path):
