@@ -32,7 +32,7 @@ def session_lost(session_id: str) -> NotFound:
         f"session {session_id!r} is gone: its worker was lost and it had no checkpoint; create "
         "another one (with a checkpoint interval, auto_restore or durability it would come back)",
         reason=SESSION_LOST,
-        metadata={"session_id": session_id},
+        metadata={"session_id": session_id, "ended_by": "WORKER_LOST"},
     )
 
 
@@ -57,7 +57,7 @@ def outcome_unknown(what: str, session_id: str, why: WorkerError | None = None) 
         f"the worker was lost during {what} of session {session_id!r}, which may have had its "
         f"effect or not; look at the session before you repeat it{since}",
         reason=OUTCOME_UNKNOWN,
-        metadata={"session_id": session_id},
+        metadata={"session_id": session_id, "ended_by": "WORKER_LOST"},
     )
     error.retriable = False
     return error

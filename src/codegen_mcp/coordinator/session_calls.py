@@ -32,7 +32,7 @@ AT_ONCE = 16
 LOOK_S = 3.0
 """How long a list waits for what a worker says of one session."""
 AWAY = "its worker cannot be reached at this moment"
-LOST = "its worker was lost; it is restored from its newest checkpoint when it is next used"
+LOST = "worker_lost: it is restored from its newest checkpoint when it is next used"
 ASLEEP = "it lies in its checkpoint, and is restored when it is next used"
 
 
