@@ -44,8 +44,8 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
         await wind_down(signals, worker.engine)
         if agent is not None:
             if not signals.exit.is_set():
-                await agent.emptied()
-            await agent.leave("drained")
+                await first_of(agent.emptied(), signals.exit.wait())
+            await first_of(agent.leave("drained"), signals.exit.wait())
         await worker.server.stop(0 if signals.exit.is_set() else 1)
     return 0
 
@@ -61,8 +61,8 @@ def start_up_lines(settings: Settings, engine: Engine) -> list[str]:
         )
         if settings.client_tls is None and not beside(settings):
             lines.append(
-                "access: WARNING without TLS (TLS_CA) code, files and tokens can be read on the way "
-                f"to {settings.coordinator_addr}"
+                "access: WARNING without TLS (TLS_CA) code, files and tokens can be read on the "
+                f"way to {settings.coordinator_addr}"
             )
         return lines
     lines += reach_lines(settings.host, asks=settings.auth.asks, tls=settings.tls is not None)
