@@ -231,7 +231,7 @@ class EgressRig:
             )
         )
         printed = {stream: bytearray() for stream in Stream}
-        async with aclosing(self.engine.tasks.events(task_id, session_id)) as events:  # type: ignore[type-var]
+        async with aclosing(self.engine.tasks.events(task_id, session_id)) as events:
             async for event in events:
                 if isinstance(event, OutputEvent):
                     printed[event.stream] += event.data

@@ -66,7 +66,7 @@ class Namespace:
         return self.run(lambda: socket.socket(family, kind))
 
     def ip(self, *commands: str) -> None:
-        """Run commands of iproute2 in it, see ip(8)."""
+        """Configure it by commands of iproute2."""
         for command in commands:
             self.run(lambda c=command: subprocess.run(["ip", *c.split()], check=True))  # type: ignore[misc]
 
