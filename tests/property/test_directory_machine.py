@@ -15,7 +15,7 @@ from codegen_mcp.testing.directory_rig import DirectoryRig
 from codegen_mcp.testing.directory_rigs import RIGS
 
 MANY = 50 if os.environ.get("CODEGEN_TEST_SOAK") else 1
-EXAMPLES = {"memory": 100}
+EXAMPLES = {"memory": 60}
 """A step costs some statements: elsewhere fewer."""
 
 
@@ -35,7 +35,7 @@ def test_what_was_acknowledged_holds_whatever_happens(directory: str) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=EXAMPLES.get(directory, 40) * MANY,
+            max_examples=EXAMPLES.get(directory, 25) * MANY,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
