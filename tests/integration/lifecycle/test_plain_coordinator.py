@@ -177,11 +177,12 @@ async def test_a_task_that_is_sent_again_while_it_runs_has_one_end():
         await hub.create(SESSION)
         for _ in range(3):
             hub.assign("task-1", SESSION, python("wait"), sequence=1)
-        await two.code.until(lambda: two.code.began)
+        hub.assign("task-2", SESSION, echo(), sequence=2)
+        await hub.ending("task-2")  # it came after those, and they were taken
         two.code.gate.set()
         await hub.ending("task-1")
-        hub.assign("task-2", SESSION, echo(), sequence=2)
-        await hub.ending("task-2")
+        hub.assign("task-3", SESSION, echo(), sequence=3)
+        await hub.ending("task-3")
         assert len(hub.endings("task-1")) == 1
         assert two.code.began == ["wait"]
 
