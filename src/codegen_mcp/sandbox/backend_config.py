@@ -32,5 +32,7 @@ class BackendConfig:
     """None where there is none."""
     volumes: VolumeDriver | None = None
     """None: the self-test uses a plain directory, and no disk limit is tested."""
+    container_image: str = ""
+    """What containers are made from where a session names no image."""
     allow_bare: bool = False
     """The operator accepts a backend that confines nothing."""

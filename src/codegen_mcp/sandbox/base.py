@@ -120,6 +120,8 @@ class SandboxSpec:
     egress_port: int = 0
     """Port on loopback inside where code is to find the way out, see ``Sandbox.entrance``; 0: no
     way out. Backends that cannot have one refuse it."""
+    image: str = ""
+    """Of a container; empty is the worker's own choice. Other backends have none."""
     egress_socket: Path | None = None
     """Socket of an allow-listing proxy, bound at /run/codegen/egress.sock; None: no way out."""
 

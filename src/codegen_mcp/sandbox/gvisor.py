@@ -12,6 +12,7 @@ that are themselves virtual. What differs from Linux: no pidfds in older version
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -74,11 +75,9 @@ class GvisorBackend:
     async def probe(self) -> Probe:
         """Boot one and try its walls from inside."""
         version = ""
-        try:
+        with contextlib.suppress(SandboxUnavailable):  # the self-test says it again
             runsc = await self._find()
             version = f"{runsc.version} {runsc.platform}"
-        except SandboxUnavailable:
-            pass  # the self-test says it again
         strong = dict.fromkeys(
             ("filesystem", "network", "processes", "syscalls"), Enforcement.KERNEL
         )

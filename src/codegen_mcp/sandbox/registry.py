@@ -9,6 +9,7 @@ from codegen_mcp.core.errors import InvalidRequest, SandboxUnavailable
 from codegen_mcp.sandbox.backend_config import BackendConfig
 from codegen_mcp.sandbox.base import IsolationLevel, Probe, SandboxBackend
 from codegen_mcp.sandbox.bubblewrap import BubblewrapBackend, NoProcBubblewrapBackend
+from codegen_mcp.sandbox.container import ContainerBackend
 from codegen_mcp.sandbox.gvisor import GvisorBackend
 from codegen_mcp.sandbox.process import BareProcessBackend, ProcessBackend
 
@@ -16,6 +17,7 @@ Factory = Callable[[BackendConfig], SandboxBackend]
 
 BACKENDS: Mapping[str, Factory] = {
     "gvisor": GvisorBackend,
+    "container": ContainerBackend,
     "bubblewrap": BubblewrapBackend,
     "bubblewrap-noproc": NoProcBubblewrapBackend,
     "process-hardened": ProcessBackend,
@@ -24,10 +26,10 @@ BACKENDS: Mapping[str, Factory] = {
 """Strongest first."""
 AUTO = "auto"
 _ALIASES = {"process": "process-hardened"}
-_ASKED_FOR = frozenset({"gvisor"})
+_ASKED_FOR = frozenset({"gvisor", "container"})
 """Stronger than the default and slower: used when named, or where tenants are hostile."""
 _NEVER_AUTOMATIC = frozenset({*_ASKED_FOR, "bubblewrap-noproc", "process-bare"})
-"""The second is what ``bubblewrap`` turns into by itself where it must."""
+"""``bubblewrap-noproc`` is what ``bubblewrap`` turns into by itself where it must."""
 _STRENGTH = tuple(IsolationLevel)
 
 

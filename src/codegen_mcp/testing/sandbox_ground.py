@@ -77,6 +77,7 @@ class Ground:
                 neighbour=second,
                 cgroups=driver,
                 volumes=Volumes(volume, volumes) if volume else None,
+                container_image=os.environ.get("CODEGEN_TEST_IMAGE", ""),
             )
         finally:
             if driver is not None:

@@ -42,6 +42,9 @@ class _Directory:
     def usage(self) -> VolumeUsage:
         return VolumeUsage(used_bytes=0, size_bytes=0, full=False)
 
+    def abandon(self) -> None:
+        pass
+
     async def detach(self) -> None:
         pass
 

@@ -13,9 +13,9 @@ from codegen_mcp.sandbox import landlock
 from codegen_mcp.sandbox.backend_config import BackendConfig
 from codegen_mcp.sandbox.base import IsolationLevel, SandboxBackend
 from codegen_mcp.sandbox.selftest.attack import Attack, Result, Verdict
+from codegen_mcp.sandbox.selftest.backend_gaps import BACKEND_GAPS
 from codegen_mcp.sandbox.selftest.bed import LIMITS, Bed, Place
 from codegen_mcp.sandbox.selftest.decoys import Decoys
-from codegen_mcp.sandbox.selftest.gvisor_gaps import GVISOR_GAPS
 from codegen_mcp.sandbox.selftest.tools import environment, program
 
 _KEPT = 64 * 1024
@@ -60,8 +60,9 @@ class _Output:
 def known_gaps(attack: Attack, weaknesses: frozenset[str]) -> list[str]:
     """Return why an attack gets through where these weaknesses are."""
     found = [attack.gaps[name] for name in sorted(weaknesses & set(attack.gaps))]
-    if IsolationLevel.GVISOR.value in weaknesses and attack.name in GVISOR_GAPS:
-        found.append(GVISOR_GAPS[attack.name])
+    for level, gaps in BACKEND_GAPS.items():
+        if level in weaknesses and attack.name in gaps:
+            found.append(gaps[attack.name])
     return found
 
 

@@ -1,15 +1,17 @@
-"""What gets through inside gVisor, and why it stays inside: its own kernel grants it.
+"""What gets through in backends that differ from version to version, and why that is accepted.
 
 Attacks ask for what the host's kernel must refuse. gVisor's serves many such calls itself, out of
-its own memory, and nothing of them reaches the host. Newer versions refuse more of them.
+its own memory, and nothing of them reaches the host; newer versions refuse more of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from codegen_mcp.sandbox.base import IsolationLevel
+
 _OWN = "served by gVisor's own kernel, not the host's"
-GVISOR_GAPS: Mapping[str, str] = {
+_GVISOR: Mapping[str, str] = {
     "write to the system directories": "/dev is gVisor's, in the sandbox's own memory",
     "find device nodes beyond the harmless ones": "a fuse device of gVisor's own kernel",
     "make a user namespace": _OWN,
@@ -30,8 +32,21 @@ GVISOR_GAPS: Mapping[str, str] = {
     "hold a capability, or lack the filter": "the filter is around gVisor, not inside",
     "raise limits again, or leave the OOM killer's list": _OWN,
     "use io_uring": _OWN,
+    "use the kernel's keyring": _OWN,
     "read the guest's environment, maps and descriptors": (
         "gVisor does not hide what is not dumpable; the guest's environment holds no secret"
     ),
 }
-"""Name of the attack to why."""
+_CONTAINER: Mapping[str, str] = {
+    "learn which files the host has": "/etc is the image's own, not the host's",
+    "leave the control group": "engines show the control groups of a container, read-only",
+    "raise limits again, or leave the OOM killer's list": (
+        "an engine without CAP_SYS_RESOURCE leaves oom_score_adj to the session; its own control "
+        "group bounds it all the same"
+    ),
+}
+BACKEND_GAPS: Mapping[str, Mapping[str, str]] = {
+    IsolationLevel.GVISOR: _GVISOR,
+    IsolationLevel.CONTAINER: _CONTAINER,
+}
+"""Level to the attack's name to why."""
