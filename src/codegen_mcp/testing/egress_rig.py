@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from codegen_mcp.bootstrap import Engine, open_engine
 from codegen_mcp.bootstrap.egress import Network
 from codegen_mcp.core.session import SessionConfig
@@ -30,6 +32,8 @@ from codegen_mcp.settings import Settings
 from codegen_mcp.testing.access_rig import Authority
 from codegen_mcp.testing.outer_network import FORBIDDEN, Namespace, OuterNetwork
 
+VALUE = "sk-live-7f3d9b2c41e8a6f05d-QWERTYUIOPas"
+"""A secret that tests send through the broker, and must find nowhere."""
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -70,17 +74,26 @@ class Servers:
         self.trapped: list[str] = []
         """Addresses that must never be reached, and were."""
         self._far = far
-        self._stack = AsyncExitStack()
+        self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Servers:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+        self.end_since(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def mark(self) -> int:
+        """Remember which servers there are."""
+        return len(self._servers)
+
+    def end_since(self, mark: int) -> None:
+        """End those that were started since."""
+        while len(self._servers) > mark:
+            self._servers.pop().close()
 
     async def start(
         self, address: str, port: int, handler: Handler, *, tls: ssl.SSLContext | None = None
@@ -99,8 +112,8 @@ class Servers:
                 self._tasks.discard(task)
                 writer.close()
 
-        server = await asyncio.start_server(serve, sock=self._far.listener(address, port), ssl=tls)
-        self._stack.callback(server.close)
+        listener = self._far.listener(address, port)
+        self._servers.append(await asyncio.start_server(serve, sock=listener, ssl=tls))
 
     async def web(
         self,
@@ -149,8 +162,8 @@ class Servers:
                     self.trapped.append(address)
                     writer.close()
 
-                server = await asyncio.start_server(trap, sock=namespace.listener(address, port))
-                self._stack.callback(server.close)
+                listener = namespace.listener(address, port)
+                self._servers.append(await asyncio.start_server(trap, sock=listener))
 
 
 def ok(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
@@ -188,9 +201,23 @@ class EgressRig:
     servers: Servers
     authority: Authority
 
+    def certificate(self, *names: str) -> ssl.SSLContext:
+        """Make what a server with these names serves with; the worker trusts its authority."""
+        pem, key = self.authority.issue(
+            names[0], names[0], names=[x509.DNSName(name) for name in names]
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem, key)
+        return context
+
     async def session(self, **config: Any) -> str:
         """Make a session."""
         return (await self.engine.sessions.create(SessionConfig(**config))).session_id
+
+    async def end_sessions(self) -> None:
+        """End all."""
+        for view in self.engine.sessions.list():
+            await self.engine.sessions.destroy(view.session_id, force=True)
 
     async def python(self, session_id: str, code: str, **options: Any) -> Ran:
         """Run Python with the network."""
