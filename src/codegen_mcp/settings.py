@@ -71,7 +71,7 @@ class Settings(AccessSettings, CoordinatorSettings, EgressSettings, LifecycleSet
     """The weakest isolation level that is accepted."""
     uid_range: str = "200000-265535"
     """Host uids for sessions of a root worker."""
-    volume: Literal["auto", "loop", "plain"] = "auto"
+    volume: Literal["auto", "loop", "reflink", "project", "overlay", "tmpfs", "plain"] = "auto"
     """Where sessions' bytes lie: a file system of reserved size (root), or a watched directory."""
     disk_overcommit: bool = False
     """Promise more disk than there is; a watcher stops writers before the host is full."""

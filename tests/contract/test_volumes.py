@@ -19,36 +19,45 @@ from codegen_mcp.sandbox.volumes import loop
 from codegen_mcp.sandbox.volumes.base import Volume, VolumeDriver
 from codegen_mcp.sandbox.volumes.loop import LoopDriver
 from codegen_mcp.sandbox.volumes.plain import PlainDriver
-from codegen_mcp.sandbox.volumes.registry import Volumes
+from codegen_mcp.sandbox.volumes.registry import KINDS, Volumes
 from codegen_mcp.sandbox.volumes.space import VolumeConfig, free_on
 from codegen_mcp.testing.kernel_objects import kernel_objects, nothing_left
 from codegen_mcp.testing.tree_facts import tree_facts
+from codegen_mcp.testing.volume_ground import cases, ground_directory, why_not
 
 SIZE = 16 * MIB
 ROOT_USER = os.geteuid() == 0
 IDENTITY = HostIdentity(uid=200_001, gid=200_001) if ROOT_USER else None
 OTHER = HostIdentity(uid=200_002, gid=200_002) if ROOT_USER else None
 WITHIN_S = 10.0
+_refused: dict[tuple[str, str], str] = {}
+"""Why a kind cannot be had on its ground, asked once."""
+
+
+@pytest.fixture(params=cases(), ids=lambda case: ":".join(filter(None, case)))
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    found: tuple[str, str] = request.param
+    return found
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    directory = tmp_path / "state"
-    directory.mkdir()
-    with nothing_left(tmp_path):
-        yield directory
-    shutil.rmtree(directory)  # reserved images are too large to be kept for a look
+def state(case: tuple[str, str], tmp_path: Path) -> Iterator[Path]:
+    with ground_directory(case[1], tmp_path) as ground:
+        directory = ground / "state"
+        directory.mkdir()
+        with nothing_left(ground):
+            yield directory
+        shutil.rmtree(directory)  # reserved images are too large to be kept for a look
 
 
-@pytest.fixture(params=["loop", "plain"])
-async def driver(request: pytest.FixtureRequest, state: Path) -> AsyncIterator[VolumeDriver]:
+@pytest.fixture
+async def driver(case: tuple[str, str], state: Path) -> VolumeDriver:
     config = VolumeConfig(state_directory=state, reserve_bytes=0)
-    if request.param == "plain":
-        yield PlainDriver(config)
-        return
-    if reason := await loop.probe(config):
-        pytest.skip(reason)
-    yield LoopDriver(config)
+    if case not in _refused:
+        _refused[case] = await why_not(case[0], config)
+    if _refused[case]:
+        pytest.skip(_refused[case])
+    return KINDS[case[0]].driver(config)
 
 
 @pytest.fixture
@@ -380,7 +389,7 @@ async def test_a_clone_of_another_kind_has_the_same_content(
 ) -> None:
     make_content(volume)
     config = VolumeConfig(state_directory=state, reserve_bytes=0)
-    if driver.name == "loop":
+    if driver.name != "plain":
         other: VolumeDriver = PlainDriver(config)
     elif reason := await loop.probe(config):
         pytest.skip(reason)

@@ -26,6 +26,7 @@ from codegen_mcp.sandbox.base import HostIdentity
 from codegen_mcp.sandbox.bubblewrap import find_bubblewrap
 from codegen_mcp.sandbox.host_reaper import reap
 from codegen_mcp.sandbox.identity import OwnUser, UidLeases, UidRange
+from codegen_mcp.sandbox.project_quota import give_up_exemption
 from codegen_mcp.sandbox.state_lock import worker_token
 from codegen_mcp.sandbox.volumes import registry as volume_registry
 from codegen_mcp.sandbox.volumes.registry import VolumeProbe, Volumes
@@ -59,6 +60,8 @@ async def open_host(settings: Settings) -> AsyncIterator[Host]:
         Unavailable: The state directory is in use, or a required part cannot be had.
     """
     root = os.geteuid() == 0
+    if root:
+        give_up_exemption()
     state = StateDirectory(settings.base_workspace)
     async with AsyncExitStack() as stack:
         stack.enter_context(state.opened())

@@ -127,6 +127,8 @@ class Trash:
 
     async def _delete(self, remains: _Remains) -> bool:
         slot = remains.slot
+        if slot is not None:
+            slot.volume.abandon()
         if slot is not None and not await self._factory.dismantle(slot):
             return False
         loop = asyncio.get_running_loop()

@@ -209,7 +209,7 @@ def _clone(out: Assembler, arch: str) -> None:
 def _ioctl(out: Assembler, arch: str) -> None:
     _enter(out, "ioctl", tables.IOCTL, arch)
     out.load(_low(1))
-    for request in tables.TERMINAL_REQUESTS.values():
+    for request in (*tables.TERMINAL_REQUESTS.values(), *tables.ATTRIBUTE_REQUESTS.values()):
         out.equal(request, "ioctl.refuse")
     _allow_and_end(out, "ioctl", refuse(errno.EPERM))
 

@@ -91,6 +91,7 @@ ADMINISTRATION: Mapping[str, Number] = {
     "acct": Number(163, 89),
     "quotactl": Number(179, 60),
     "quotactl_fd": Number(443, 443),
+    "file_setattr": Number(469, 469),
     "syslog": Number(103, 116),
     "settimeofday": Number(164, 170),
     "clock_settime": Number(227, 112),
@@ -169,6 +170,13 @@ TERMINAL_REQUESTS: Mapping[str, int] = {
     "TIOCSETD": 0x5423,
 }
 """Input injection, console control, and line disciplines (each a module that loads on demand)."""
+
+ATTRIBUTE_REQUESTS: Mapping[str, int] = {
+    "FS_IOC_SETFLAGS": 0x40086602,
+    "FS_IOC_FSSETXATTR": 0x401C5820,
+}
+"""A file's owner may leave its project, and so its quota, by these (as by file_setattr) where there
+is no user namespace (kernel fs/ioctl.c, fileattr_set_prepare)."""
 
 PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 """Linux, Linux32, their UNAME26 forms, and the question for the present one."""

@@ -46,6 +46,9 @@ class MemoryVolume:
         """Count nothing."""
         return VolumeUsage(used_bytes=0, size_bytes=self.size_bytes, full=False)
 
+    def abandon(self) -> None:
+        """Keep what is there."""
+
     async def detach(self) -> None:
         """Give its size back."""
         self._driver.attached.discard(self)

@@ -61,6 +61,9 @@ class PlainVolume:
         """Nothing is counted."""
         return VolumeUsage(used_bytes=0, size_bytes=1 << 30, full=False)
 
+    def abandon(self) -> None:
+        """Keep what is there."""
+
     async def detach(self) -> None:
         """There is no mount."""
 

@@ -26,6 +26,8 @@ class Directory:
     def usage(self) -> VolumeUsage:
         return VolumeUsage(used_bytes=0, size_bytes=0, full=False)
 
+    def abandon(self) -> None: ...
+
     async def detach(self) -> None: ...
 
 

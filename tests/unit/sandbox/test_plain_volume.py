@@ -13,7 +13,8 @@ import pytest
 
 from codegen_mcp.core.errors import Corrupt, Full
 from codegen_mcp.core.limits import GIB, MIB
-from codegen_mcp.sandbox.volumes.plain import RECORD, PlainDriver, PlainVolume, disk_usage
+from codegen_mcp.sandbox.volumes.plain import PlainDriver, PlainVolume, disk_usage
+from codegen_mcp.sandbox.volumes.records import RECORD
 from codegen_mcp.sandbox.volumes.space import VolumeConfig, free_on
 
 SIZE = 2 * MIB

@@ -34,7 +34,8 @@ async def test_every_kind_is_tried_and_a_missing_one_says_why_and_how_to_get_it(
 
 async def test_auto_takes_the_strongest_that_can_be_had(config: VolumeConfig) -> None:
     volumes, found = await choose("auto", config)
-    assert volumes.name == next(result.name for result in found if result.available)
+    available = [result.name for result in found if result.available]
+    assert volumes.name == next(name for name in available if KINDS[name].automatic)
     if os.geteuid() != 0:
         assert (volumes.name, volumes.enforcement) == ("plain", Enforcement.WORKER)
 
@@ -46,7 +47,7 @@ async def test_plain_can_be_had_everywhere(config: VolumeConfig) -> None:
 
 
 async def test_an_unknown_kind_is_refused_with_those_there_are(config: VolumeConfig) -> None:
-    with pytest.raises(Unavailable, match="loop, plain"):
+    with pytest.raises(Unavailable, match="loop, reflink, project, overlay, tmpfs, plain"):
         await choose("zfs", config)
 
 
@@ -57,6 +58,10 @@ async def test_one_that_cannot_be_had_is_refused_and_not_replaced(
     config = VolumeConfig(state_directory=tmp_path)
     with pytest.raises(Unavailable, match="mounting needs root; run the worker as root"):
         await choose("loop", config)
+
+
+def test_auto_never_takes_one_that_ends_with_the_worker() -> None:
+    assert {name for name, kind in KINDS.items() if not kind.automatic} == {"overlay", "tmpfs"}
 
 
 def test_only_overcommit_has_something_to_warn_of(config: VolumeConfig, tmp_path: Path) -> None:

@@ -42,8 +42,11 @@ class Volume(Protocol):
     def usage(self) -> VolumeUsage:
         """Cheap (statvfs or the watcher's last count)."""
 
+    def abandon(self) -> None:
+        """Its files are wanted no more: ``detach`` need not put on disk what is not there."""
+
     async def detach(self) -> None:
-        """Unmount; idempotent; the files stay on disk."""
+        """Unmount; idempotent; the files stay, or come, on disk."""
 
 
 class VolumeDriver(Protocol):
@@ -51,7 +54,7 @@ class VolumeDriver(Protocol):
 
     @property
     def name(self) -> str:
-        """``loop``, ``plain``."""
+        """As in the registry: ``loop``, ``plain``."""
 
     @property
     def enforcement(self) -> Enforcement:

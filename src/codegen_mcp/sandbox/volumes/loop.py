@@ -45,6 +45,10 @@ from codegen_mcp.sandbox.volumes.tree_copy import copy_tree
 IMAGE = "volume.img"
 FULL_BELOW = 512 * 1024
 """ext4 refuses a write when less than this is left: it keeps some blocks for its own trees."""
+FIX = (
+    "run the worker as root with /dev/loop-control, e2fsprogs and a state directory on a file "
+    "system that supports fallocate (ext4, xfs, btrfs)"
+)
 ADOPT_WAIT_S = 30.0
 """The kernel unmounts what a killed worker had one after the other, each with all its writes."""
 _DAMAGED = frozenset({errno.EUCLEAN, errno.EINVAL, errno.EIO, errno.EBADMSG})
@@ -108,6 +112,9 @@ class LoopVolume:
             if self._attached:
                 root = os.open(self._root, os.O_PATH | os.O_CLOEXEC)
                 await to_end(lambda: use_barriers(root))
+
+    def abandon(self) -> None:
+        """Nothing is kept but what lies on disk anyway."""
 
     async def detach(self) -> None:
         """Unmount; the device goes with its last user."""

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import threading
 import time
 import weakref
 from pathlib import Path
 
-from codegen_mcp.core.errors import Corrupt
 from codegen_mcp.core.limits import MIB
 from codegen_mcp.sandbox.base import Enforcement, HostIdentity
 from codegen_mcp.sandbox.volumes.attributes import spread_children
 from codegen_mcp.sandbox.volumes.base import Volume, VolumeUsage
 from codegen_mcp.sandbox.volumes.layout import PARTS, ROOT, check, populate
+from codegen_mcp.sandbox.volumes.records import forget, number, read_record, write_record
 from codegen_mcp.sandbox.volumes.space import (
     VolumeConfig,
     admit,
@@ -33,8 +32,6 @@ from codegen_mcp.sandbox.volumes.threads import to_end
 from codegen_mcp.sandbox.volumes.tree_copy import Copied, copy_tree
 from codegen_mcp.sandbox.volumes.trees import remove_tree
 
-RECORD = "volume.json"
-FORMAT = 1
 POLL_S = 0.1
 """How often the host's free space is looked at: one system call."""
 MAX_INTERVAL_S = 5.0
@@ -88,6 +85,9 @@ class PlainVolume:
             full=self._used_bytes >= self._size_bytes or self._host_is_full() or low,
             exceeded=(self._grew and self._used_bytes > self._size_bytes) or low,
         )
+
+    def abandon(self) -> None:
+        """Nothing is kept but what lies on disk anyway."""
 
     async def detach(self) -> None:
         """End the watcher."""
@@ -201,7 +201,8 @@ class PlainDriver:
 
     async def adopt(self, directory: Path, identity: HostIdentity | None) -> PlainVolume:
         """Take over the directory."""
-        size_bytes, shared_bytes = _read_record(directory)
+        record = read_record(directory)
+        size_bytes, shared_bytes = number(record, "size_bytes"), number(record, "shared_bytes")
         await to_end(lambda: check(directory / ROOT))
         volume = PlainVolume(directory, size_bytes, self._config)
         volume.began_with(Copied(shared_bytes=shared_bytes))
@@ -243,7 +244,7 @@ def _create(directory: Path, size_bytes: int, identity: HostIdentity | None) -> 
     (directory / ROOT).mkdir(mode=0o711)
     try:
         populate(directory / ROOT, identity)
-        _write_record(directory, size_bytes, 0)
+        write_record(directory, "plain", size_bytes)
     except BaseException:
         _discard(directory)
         raise
@@ -262,35 +263,13 @@ def _clone(
         os.chmod(directory / ROOT, 0o711)
         with full_when_refused("a volume was copied"):
             copied = copy_tree(source, directory / ROOT, PARTS, identity, stop)
-            _write_record(directory, size_bytes, copied.shared_bytes)
+            write_record(directory, "plain", size_bytes, shared_bytes=copied.shared_bytes)
     except BaseException:
         _discard(directory)
         raise
     return copied
 
 
-def _write_record(directory: Path, size_bytes: int, shared_bytes: int) -> None:
-    record = {"format": FORMAT, "kind": "plain", "size_bytes": size_bytes}
-    if shared_bytes:
-        record["shared_bytes"] = shared_bytes
-    (directory / RECORD).write_text(json.dumps(record))
-
-
-def _read_record(directory: Path) -> tuple[int, int]:
-    """Return the size, and how much of what is used may be another volume's, too."""
-    path = directory / RECORD
-    try:
-        record = json.loads(path.read_text())
-        version, size_bytes = int(record["format"]), int(record["size_bytes"])
-        shared_bytes = int(record.get("shared_bytes", 0))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Corrupt(f"{str(path)!r} cannot be read: {error}") from error
-    if version > FORMAT:
-        raise Corrupt(f"{str(path)!r} has format {version}; this version reads up to {FORMAT}")
-    return size_bytes, shared_bytes
-
-
 def _discard(directory: Path) -> None:
     remove_tree(directory / ROOT)
-    with contextlib.suppress(FileNotFoundError):
-        (directory / RECORD).unlink()
+    forget(directory)

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from codegen_mcp.core.errors import Corrupt, Unavailable
 from codegen_mcp.sandbox.base import Enforcement, HostIdentity
 from codegen_mcp.sandbox.remedies import show_bytes
-from codegen_mcp.sandbox.volumes import loop
+from codegen_mcp.sandbox.volumes import loop, memory, overlay, project, reflink, tmpfs
 from codegen_mcp.sandbox.volumes.base import Volume, VolumeDriver
 from codegen_mcp.sandbox.volumes.loop import LoopDriver
-from codegen_mcp.sandbox.volumes.plain import RECORD, PlainDriver
+from codegen_mcp.sandbox.volumes.plain import PlainDriver
+from codegen_mcp.sandbox.volumes.records import RECORD, read_record
 from codegen_mcp.sandbox.volumes.space import VolumeConfig
 
-KINDS = ("loop", "plain")
-"""Strongest first."""
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of volume."""
+
+    driver: Callable[[VolumeConfig], VolumeDriver]
+    probe: Callable[[VolumeConfig], Awaitable[str]]
+    """Tries it; why it cannot be had, or nothing."""
+    enforcement: Enforcement
+    fix: str = ""
+    automatic: bool = True
+    """Whether ``auto`` may take it: those in memory lose a session's files with the worker."""
+
+
+async def _always(_: VolumeConfig) -> str:
+    return ""
+
+
+_KERNEL = Enforcement.KERNEL
+KINDS: Mapping[str, Kind] = {
+    "loop": Kind(LoopDriver, loop.probe, _KERNEL, loop.FIX),
+    "reflink": Kind(reflink.ReflinkDriver, reflink.probe, _KERNEL, reflink.FIX),
+    "project": Kind(project.ProjectDriver, project.probe, _KERNEL, project.FIX),
+    "overlay": Kind(overlay.OverlayDriver, overlay.probe, _KERNEL, memory.FIX, automatic=False),
+    "tmpfs": Kind(tmpfs.TmpfsDriver, tmpfs.probe, _KERNEL, memory.FIX, automatic=False),
+    "plain": Kind(PlainDriver, _always, Enforcement.WORKER),
+}
+"""Strongest first. Only loop reserves what it promises; a quota does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,20 +60,20 @@ class VolumeProbe:
 
 async def probe(config: VolumeConfig) -> list[VolumeProbe]:
     """Try every kind, strongest first."""
-    reason = await loop.probe(config)
-    return [
-        VolumeProbe(
-            name="loop",
-            available=not reason,
-            enforcement=Enforcement.KERNEL,
-            reason=reason,
-            fix=""
-            if not reason
-            else "run the worker as root with /dev/loop-control, e2fsprogs and a state directory "
-            "on a file system that supports fallocate (ext4, xfs, btrfs)",
-        ),
-        VolumeProbe(name="plain", available=True, enforcement=Enforcement.WORKER),
-    ]
+    found = []
+    for name, kind in KINDS.items():
+        reason = await kind.probe(config)
+        fix = kind.fix if reason else ""
+        found.append(
+            VolumeProbe(
+                name=name,
+                available=not reason,
+                enforcement=kind.enforcement,
+                reason=reason,
+                fix=fix,
+            )
+        )
+    return found
 
 
 async def choose(kind: str, config: VolumeConfig) -> tuple[Volumes, list[VolumeProbe]]:
@@ -57,7 +85,9 @@ async def choose(kind: str, config: VolumeConfig) -> tuple[Volumes, list[VolumeP
     probes = await probe(config)
     found = {result.name: result for result in probes}
     if kind == "auto":
-        kind = next(result.name for result in probes if result.available)
+        kind = next(
+            result.name for result in probes if result.available and KINDS[result.name].automatic
+        )
     if kind not in found:
         raise Unavailable(f"volume {kind!r} is unknown; use auto, {', '.join(KINDS)}")
     if not found[kind].available:
@@ -72,10 +102,7 @@ class Volumes:
 
     def __init__(self, kind: str, config: VolumeConfig) -> None:
         self._config = config
-        self._drivers: dict[str, VolumeDriver] = {
-            "loop": LoopDriver(config),
-            "plain": PlainDriver(config),
-        }
+        self._drivers = {name: kind.driver(config) for name, kind in KINDS.items()}
         self._chosen = self._drivers[kind]
 
     @property
@@ -119,7 +146,10 @@ class Volumes:
         if (directory / loop.IMAGE).exists():
             return await self._drivers["loop"].adopt(directory, identity)
         if (directory / RECORD).exists():
-            return await self._drivers["plain"].adopt(directory, identity)
+            kind = str(read_record(directory)["kind"])
+            if kind not in self._drivers:
+                raise Corrupt(f"{str(directory)!r} holds a volume of kind {kind!r}, unknown here")
+            return await self._drivers[kind].adopt(directory, identity)
         raise Corrupt(f"{str(directory)!r} holds no volume")
 
     def free_bytes(self) -> int:
