@@ -52,7 +52,7 @@ async def rig(network: OuterNetwork) -> AsyncIterator[EgressRig]:
             names=NAMES,
             egress_allow="*.example",
             egress_secrets=str(secrets),
-            disk_bytes=256 * 1024 * 1024,
+            disk_bytes=96 * 1024 * 1024,
             disk_reserve_bytes=0,
         ) as made:
             if made.engine.egress.summary != "allow-list":
