@@ -24,6 +24,7 @@ LONG = (
     "integration/test_artifacts.py",
     "integration/test_sessions.py",
     "e2e/test_examples.py",
+    "integration/mcp/",
     "integration/packages/",
 )
 """Files that take longest: begun first, so that none of them runs alone at the end."""
