@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from codegen_mcp.coordinator.auth.reach import is_local
@@ -65,10 +65,14 @@ class Settings(AccessSettings, CoordinatorSettings, EgressSettings, LifecycleSet
     drain_grace_s: float = Field(default=20.0, ge=0)
     """How long running tasks may go on when the worker or a session ends gently."""
 
-    sandbox: str = Field(default="auto", validation_alias="WORKER_SANDBOX")
-    """auto, bubblewrap, process-hardened or process-bare."""
+    sandbox: str = Field(default="auto", validation_alias=AliasChoices("SANDBOX", "WORKER_SANDBOX"))
+    """auto, gvisor, container, bubblewrap, bubblewrap-noproc, process-hardened or process-bare."""
+    tenancy: Literal["trusted", "hostile"] = "trusted"
+    """hostile: auto begins with gVisor and containers, and what shares the host is refused."""
     require_isolation: str = "bubblewrap"
     """The weakest isolation level that is accepted."""
+    container_image: str = ""
+    """Image of a container session that names none; the engine must have it, nothing is pulled."""
     uid_range: str = "200000-265535"
     """Host uids for sessions of a root worker."""
     volume: Literal["auto", "loop", "reflink", "project", "overlay", "tmpfs", "plain"] = "auto"

@@ -68,7 +68,7 @@ async def test_a_full_worker_says_when_to_come_back():
 @pytest.mark.parametrize(
     ("config", "field", "reason"),
     [
-        (pb.SessionConfig(base_image="x"), "config.base_image", "FIELD_NOT_SUPPORTED"),
+        (pb.SessionConfig(language="python@x"), "config.language", "INVALID_REQUEST"),
         (
             pb.SessionConfig(required_tools=["echo", "gpu"]),
             "config.required_tools",

@@ -56,7 +56,7 @@ async def test_what_is_weaker_than_required_is_refused_with_the_flag_that_accept
             config, name="process", required=IsolationLevel.PROCESS_HARDENED
         )
         with pytest.raises(SandboxUnavailable, match="'gvisor' or stronger"):
-            await registry.choose(config, required=IsolationLevel.GVISOR)
+            await registry.choose(config, name="bubblewrap", required=IsolationLevel.GVISOR)
     assert "known gaps" in choice.probe.reason
     assert "WARNING" in "\n".join(describe(choice.probe))
 
@@ -101,7 +101,7 @@ async def test_the_bare_backend_needs_explicit_consent(ground: Ground) -> None:
 
 async def test_unknown_names_are_refused_with_the_known_ones(ground: Ground) -> None:
     with ground.config() as config:
-        with pytest.raises(InvalidRequest, match=r"auto, bubblewrap, .*process-hardened"):
+        with pytest.raises(InvalidRequest, match=r"auto, gvisor, container, bubblewrap, .*process-hardened"):
             await registry.choose(config, name="docker")
         with pytest.raises(InvalidRequest, match="process-bare"):
             registry.parse_level("strong")

@@ -30,7 +30,7 @@ from codegen_mcp.engine.task_executor import TaskExecutor
 from codegen_mcp.engine.task_ledger import TaskLedger
 from codegen_mcp.engine.workspace import SessionWorkspace
 from codegen_mcp.sandbox.base import Enforcement, Probe
-from codegen_mcp.sandbox.registry import Choice, choose, parse_level
+from codegen_mcp.sandbox.registry import Choice, Tenancy, choose, parse_level
 from codegen_mcp.settings import Settings
 from codegen_mcp.stores.base import ObjectStore
 from codegen_mcp.stores.registry import open_store
@@ -71,7 +71,9 @@ async def open_engine(
             host.backends,
             name=settings.sandbox,
             required=parse_level(settings.require_isolation),
+            tenancy=Tenancy(settings.tenancy),
         )
+        host.catalog.has_images = getattr(choice.backend, "carries_images", False)
         egress = await make_egress(settings, choice.backend, network)
         watched = host.volumes.enforcement is not Enforcement.KERNEL
 

@@ -122,6 +122,7 @@ async def open_host(settings: Settings) -> AsyncIterator[Host]:
                 neighbour=fetcher,
                 cgroups=detection.driver,
                 volumes=volumes,
+                container_image=settings.container_image,
             ),
         )
 

@@ -23,16 +23,31 @@ LEVELS = (
 )
 
 
+_TENANCY = "codegen_mcp.tenancy"
+
+
 def sandbox_options(command: F) -> F:
-    """Add --sandbox and --require-isolation."""
+    """Add --sandbox, --require-isolation and --tenancy (which ``make_settings`` takes itself)."""
+    command = click.option(
+        "--tenancy",
+        type=click.Choice(("trusted", "hostile")),
+        expose_value=False,
+        callback=_keep_tenancy,
+        help="Who shares this worker: hostile prefers gVisor and containers (TENANCY).",
+    )(command)
     command = click.option(
         "--require-isolation",
         type=click.Choice(LEVELS),
         help="Weakest isolation to accept (REQUIRE_ISOLATION; default bubblewrap).",
     )(command)
     return click.option(
-        "--sandbox", metavar="NAME", help="Sandbox backend (WORKER_SANDBOX; default auto)."
+        "--sandbox", metavar="NAME", help="Sandbox backend (SANDBOX; default auto)."
     )(command)
+
+
+def _keep_tenancy(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    context.meta[_TENANCY] = value
+    return value
 
 
 def make_settings(**flags: Any) -> Settings:
@@ -41,6 +56,8 @@ def make_settings(**flags: Any) -> Settings:
     Raises:
         click.UsageError: A value is not valid; the text names it.
     """
+    context = click.get_current_context(silent=True)
+    flags.setdefault("tenancy", context.meta.get(_TENANCY) if context is not None else None)
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return Settings(**given)

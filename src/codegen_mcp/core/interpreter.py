@@ -31,3 +31,5 @@ class Interpreter:
     """Relative to an environment: ``lib/python3.11/site-packages``."""
     template: Path
     """Host directory of the read-only environment from which the guest is started."""
+    image: str = ""
+    """Of the container it runs in; empty is the worker's own choice, or no container."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Sequence
 
-from codegen_mcp.core.errors import InvalidRequest, SandboxUnavailable
+from codegen_mcp.core.errors import FieldNotSupported, InvalidRequest, SandboxUnavailable
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.languages.base import Language
+
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,250}")
 
 
 class InterpreterCatalog:
@@ -25,6 +29,8 @@ class InterpreterCatalog:
             SandboxUnavailable: There is no interpreter at all.
             InvalidRequest: ``default`` is none of them.
         """
+        self.has_images = False
+        """Whether sandboxes are containers; set once it is known."""
         self._languages = {language.name: language for language, _ in languages}
         self._interpreters = [one for _, found in languages for one in found]
         if not self._interpreters:
@@ -35,6 +41,17 @@ class InterpreterCatalog:
         self._default = self._interpreters[0]
         if default:
             self._default = self.resolve(default)
+
+    def _in_image(self, interpreter: Interpreter, image: str) -> Interpreter:
+        if not self.has_images:
+            raise FieldNotSupported(
+                f"config.base_image {image[:80]!r}: this worker's sandboxes have no images; choose "
+                "an interpreter with language, or use a worker with --sandbox container",
+                metadata={"field": "config.base_image"},
+            )
+        if not _IMAGE.fullmatch(image):
+            raise InvalidRequest(f"base_image {image[:80]!r} is not the name of an image")
+        return dataclasses.replace(interpreter, name=f"{interpreter.name}@{image}", image=image)
 
     @property
     def default(self) -> Interpreter:
@@ -53,9 +70,14 @@ class InterpreterCatalog:
     def resolve(self, name: str) -> Interpreter:
         """Return the interpreter for a language (``python``) or interpreter (``python3.12``) name.
 
+        A name may end with ``@IMAGE``: the same interpreter in a container of that image.
+
         Raises:
             InvalidRequest: There is none; says which there are.
         """
+        name, _, image = name.partition("@")
+        if image:
+            return self._in_image(self.resolve(name), image)
         if not name:
             return self._default
         if name == self._default.language:

@@ -180,6 +180,7 @@ class SlotFactory:
             cgroup=slot.cgroup,
             env=slot.env,
             read_only=language.read_only_mounts(),
+            image=slot.interpreter.image,
         )
         if self._egress is not None:
             spec = self._egress.equip(spec, slot.directory)

@@ -50,6 +50,8 @@ class ContainerBackend:
     """
 
     name = IsolationLevel.CONTAINER.value
+    carries_images = True
+    carries_egress = True
 
     def __init__(self, config: BackendConfig) -> None:
         self._config = config

@@ -89,6 +89,10 @@ class GvisorBackend:
         """Boot a sandbox."""
         check_identity(spec.identity)
         check_directories(spec)
+        if spec.egress_port or spec.egress_socket is not None:
+            raise SandboxUnavailable(
+                "gvisor has no way out to the network; use bubblewrap or container for that"
+            )
         runsc = await self._find()
         if spec.cgroup is not None:
             spec.cgroup.set_limits(group_limits(spec.limits))
@@ -98,7 +102,7 @@ class GvisorBackend:
             return [
                 runsc.path,
                 *("--rootless", "--network=none", f"--platform={runsc.platform}"),
-                *("--ignore-cgroups", "--overlay2=none", "--host-uds=open"),
+                *("--ignore-cgroups", "--overlay2=none"),
                 *("--root", str(bundle / "root")),
                 *("run", "--bundle", str(bundle), "--pid-file", str(bundle / "pid")),
                 bundle.name,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from codegen_mcp.sandbox import base
 from codegen_mcp.sandbox.base import SandboxSpec
-from codegen_mcp.sandbox.bubblewrap_args import EGRESS, UID
+from codegen_mcp.sandbox.bubblewrap_args import UID
 from codegen_mcp.sandbox.guest_protocol import GUEST_ENV, guest_argv
 from codegen_mcp.sandbox.gvisor_rootfs import system_directories
 from codegen_mcp.sandbox.run_environment import base_environment
@@ -87,6 +87,7 @@ def entry_argv(
         site_packages=spec.interpreter.site_packages,
         run_as=run_as,
         relay=relay,
+        egress_port=spec.egress_port,
         env=base_environment(spec.interpreter, spec.limits),
     )
     enter = [argv[0], "-I", "-S", f"{base.GUEST}/enter.py", control, str(CONTROL)]
@@ -99,8 +100,6 @@ def read_only_binds(spec: SandboxSpec, guest: Path) -> Mapping[str, Path]:
     binds = {str(tree): sources.get(tree, tree) for tree in spec.interpreter.trees}
     binds |= {base.GUEST: guest, base.TEMPLATE: spec.interpreter.template}
     binds |= spec.read_only
-    if spec.egress_socket is not None:
-        binds[EGRESS] = spec.egress_socket
     return binds
 
 

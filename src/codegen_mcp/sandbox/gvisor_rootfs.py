@@ -23,8 +23,6 @@ _PLACES = (
     *(f"/{part}" for part in PARTS),
     *(base.GUEST, base.TEMPLATE),
 )
-_FILES = ("/run/codegen/egress.sock",)
-"""Mount points that are no directories."""
 _LINKS = ("bin", "sbin", "lib", "lib64", "lib32")
 
 
@@ -70,8 +68,6 @@ def _fill(root: Path, places: Sequence[str]) -> None:
     for name, target in system_links():
         (root / name).symlink_to(target)
     (root / "var" / "tmp").symlink_to("../tmp")
-    for place in _FILES:
-        (root / place.lstrip("/")).touch(mode=0o644)
     for source in (*map(Path, ETC_FROM_HOST), *sorted(Path("/etc").glob("python3*"))):
         _copy(source, root / str(source).lstrip("/"))
     for name, text in ETC.items():

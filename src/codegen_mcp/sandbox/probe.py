@@ -35,6 +35,11 @@ _CONTAINER = (
     f"clone, unshare, mount, umount2 and pivot_root; see {_DOCS}"
 )
 _FIXES = (
+    ("runsc is not installed", "install gVisor, see https://gvisor.dev/docs/user_guide/install/"),
+    ("podman is not installed", "apt-get install podman, or start Docker"),
+    ("no image is named", "set CONTAINER_IMAGE to one that `podman images` lists"),
+    ("No such image", "pull it first: sessions never do"),
+    ("no such image", "pull it first: sessions never do"),
     ("not installed", "apt-get install bubblewrap"),
     ("Unknown option", "install bubblewrap 0.8 or later"),
     ("mount proc", f"unmask /proc; {_CONTAINER}"),

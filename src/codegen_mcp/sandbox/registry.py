@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 
 from codegen_mcp.core.errors import InvalidRequest, SandboxUnavailable
 from codegen_mcp.sandbox.backend_config import BackendConfig
@@ -28,9 +29,20 @@ AUTO = "auto"
 _ALIASES = {"process": "process-hardened"}
 _ASKED_FOR = frozenset({"gvisor", "container"})
 """Stronger than the default and slower: used when named, or where tenants are hostile."""
-_NEVER_AUTOMATIC = frozenset({*_ASKED_FOR, "bubblewrap-noproc", "process-bare"})
+_NEVER_AUTOMATIC = frozenset({"bubblewrap-noproc", "process-bare"})
 """``bubblewrap-noproc`` is what ``bubblewrap`` turns into by itself where it must."""
 _STRENGTH = tuple(IsolationLevel)
+_SHARED_HOST = (IsolationLevel.PROCESS_HARDENED, IsolationLevel.PROCESS_BARE)
+"""Never for tenants that are hostile to each other, whatever is required."""
+
+
+class Tenancy(StrEnum):
+    """Who shares a worker."""
+
+    TRUSTED = "trusted"
+    """One owner's code, or that of people who trust each other: the fastest safe backend."""
+    HOSTILE = "hostile"
+    """Strangers: the strongest backend that works."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +90,7 @@ def is_at_least(level: IsolationLevel, required: IsolationLevel) -> bool:
 
 
 async def probe_all(config: BackendConfig) -> Sequence[Probe]:
-    """Probe every backend that may be chosen automatically, strongest first."""
+    """Probe every backend that may be chosen, strongest first."""
     return [
         await factory(config).probe()
         for name, factory in BACKENDS.items()
@@ -91,9 +103,11 @@ async def choose(
     *,
     name: str = AUTO,
     required: IsolationLevel = IsolationLevel.BUBBLEWRAP,
+    tenancy: Tenancy = Tenancy.TRUSTED,
 ) -> Choice:
-    """Return the named backend, or the strongest that works; nothing below ``required``.
+    """Return the named backend, or the first of the ladder that works; nothing below ``required``.
 
+    The ladder begins at bubblewrap; where more is required, or tenants are hostile, at gVisor.
     Naming ``process-bare`` and requiring no more than it is the operator's consent to it.
 
     Raises:
@@ -104,7 +118,13 @@ async def choose(
     bare = IsolationLevel.PROCESS_BARE
     if required is bare and name == bare.value:
         config = dataclasses.replace(config, allow_bare=True)
-    names = [one for one in BACKENDS if one not in _NEVER_AUTOMATIC] if name == AUTO else [name]
+    if tenancy is Tenancy.HOSTILE and required in _SHARED_HOST:
+        raise InvalidRequest(
+            f"tenancy 'hostile' does not go with require_isolation {required.value!r}: there, code "
+            "of all tenants shares the host's file names and processes; require "
+            f"{IsolationLevel.BUBBLEWRAP_NOPROC.value!r} or more, or say --tenancy trusted"
+        )
+    names = ladder(required, tenancy) if name == AUTO else [name]
     rejected: list[Probe] = []
     for candidate in names:
         backend = create(candidate, config)
@@ -113,6 +133,16 @@ async def choose(
             return Choice(backend=backend, probe=probe, rejected=rejected)
         rejected.append(probe)
     raise SandboxUnavailable(_refusal(rejected, required))
+
+
+def ladder(required: IsolationLevel, tenancy: Tenancy) -> Sequence[str]:
+    """Names of the backends that are tried, in this order."""
+    strongest = tenancy is Tenancy.HOSTILE or not is_at_least(IsolationLevel.BUBBLEWRAP, required)
+    return [
+        name
+        for name in BACKENDS
+        if name not in _NEVER_AUTOMATIC and (strongest or name not in _ASKED_FOR)
+    ]
 
 
 def _refusal(rejected: Sequence[Probe], required: IsolationLevel) -> str:

@@ -74,7 +74,6 @@ def session_config(
         InvalidRequest: A value is malformed, or a field is set that is not honoured.
     """
     config = request.config
-    refuse_if_set("config.base_image", config.base_image, "choose an interpreter with language")
     for name in config.required_tools:
         if name not in tools:
             raise FieldNotSupported(
@@ -96,7 +95,7 @@ def session_config(
     return SessionConfig(
         workspace_id=label("workspace_id", request.workspace_id),
         user_id=label("user_id", request.user_id),
-        language=label("config.language", config.language),
+        language=_language(config),
         env=variables("config.env_vars", config.env_vars),
         limits=limits(config.limits, defaults),
         metadata=metadata(request.metadata),
@@ -109,6 +108,18 @@ def session_config(
         session_id=request.session_id,
         epoch=request.epoch or 1,
     )
+
+
+def _language(config: session_management_pb2.SessionConfig) -> str:
+    """What to run, with the image to run it in; whether there are images is the worker's matter."""
+    language = label("config.language", config.language)
+    image = label("config.base_image", config.base_image)
+    if "@" in language:
+        raise InvalidRequest(
+            f"config.language={language[:80]!r} names an image; that is base_image's place",
+            metadata={"field": "config.language"},
+        )
+    return f"{language}@{image}" if image else language
 
 
 def durability(value: int) -> Durability:

@@ -120,7 +120,9 @@ class SessionConfig(_message.Message):
     language: _builtins.str
     """"python", "python3.12"; empty is the worker's default."""
     base_image: _builtins.str
-    """Not honoured: a request that sets it is refused."""
+    """Image to run in, where the worker's sandboxes are containers: one that its engine has, with the
+    interpreter at the same path. Other workers refuse it.
+    """
     idle_timeout_seconds: _builtins.int
     """Not set: the worker's default. 0 is INVALID_ARGUMENT."""
     auto_restore: _builtins.bool
