@@ -60,6 +60,7 @@ ANEW = frozenset(
 )
 """What is answered so came from a worker that the coordinator does not know."""
 LEAST_ANSWER_S = 2.0
+LEAST_BOUND_S = 1.0
 FLUSH_S = 5.0
 LULL_S = 2.0
 """A coordinator that moves sessions off a draining worker looks at it more often than that."""
@@ -102,6 +103,8 @@ class LifecycleAgent:
             )
         )
         self._beat_now = asyncio.Event()
+        self._interval_s = config.beat_s
+        """Between two heartbeats, as told last."""
         self._stub: Stub | None = None
         self._registration: pb.RegisterResponse | None = None
         self._stream: AgentStream | None = None
@@ -196,8 +199,12 @@ class LifecycleAgent:
             await self._pause(attempt)
 
     async def _pause(self, attempt: int) -> None:
-        """Wait before an attempt; longer after several in vain."""
+        """Wait before an attempt; longer after several in vain.
+
+        Never so long that a coordinator that came back would call this worker lost meanwhile.
+        """
         first, most = self._config.backoff_s
+        most = min(most, max(LEAST_BOUND_S, 2 * self._interval_s))
         bound = min(most, first * 2.0 ** max(0, min(attempt, 30)))
         await asyncio.sleep(self._random.uniform(0, bound))
 
@@ -274,7 +281,7 @@ class LifecycleAgent:
         Raises:
             AioRpcError: It does not answer any more.
         """
-        interval_s = (
+        interval_s = self._interval_s = (
             registration.heartbeat_interval_ms / 1000
             or registration.heartbeat_interval_sec
             or self._config.beat_s

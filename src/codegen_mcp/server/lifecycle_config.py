@@ -49,7 +49,7 @@ class LifecycleConfig:
     """How long a registration or heartbeat may take."""
     backoff_s: tuple[float, float] = (0.2, 10.0)
     """First and longest bound of the wait before another attempt; the wait is drawn from 0 to it
-    (full jitter), and the bound doubles each time."""
+    (full jitter), and the bound doubles each time, up to two heartbeats (at least a second)."""
     grace_s: float = 30.0
     """How long a task whose TaskStream broke waits for the coordinator to come back; then its
     ``on_disconnect`` decides."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -256,14 +256,19 @@ async def test_what_ended_while_there_was_no_stream_is_told_over_the_next_one():
 
 
 async def test_a_task_ends_when_nobody_comes_back_for_it():
-    async with pair(lifecycle={"backoff_s": (30.0, 30.0), "grace_s": 0.2}) as two:
-        hub = two.hub
-        await hub.create(SESSION)
-        hub.assign("task-1", SESSION, python("wait"))
-        await hub.until(lambda: hub.responses("task-1"))
-        hub.drop_stream()
-        await two.code.until(lambda: two.code.cancelled)
-        assert two.code.cancelled == ["wait"]
+    hub, code = PlainCoordinator(), Code()
+    async with AsyncExitStack() as stack:
+        async with serving(hub) as port:
+            await stack.enter_async_context(
+                joined_worker(f"127.0.0.1:{port}", runner=code.run, lifecycle={"grace_s": 0.2})
+            )
+            await hub.until(lambda: hub.streams)
+            await hub.create(SESSION)
+            hub.assign("task-1", SESSION, python("wait"))
+            await hub.until(lambda: hub.responses("task-1"))
+            assert not code.cancelled
+        await code.until(lambda: code.cancelled)
+        assert code.cancelled == ["wait"]
 
 
 async def test_a_coordinator_that_restarts_finds_its_worker_again():
