@@ -67,10 +67,11 @@ async def works_with_files_packages_artifacts_and_checkpoints(agent: Agent) -> N
 
 
 BEATING = """
-import pathlib, time
+import os, pathlib, time
 print('one', flush=True)
 while True:
-    pathlib.Path('beat').write_text(str(time.time()))
+    pathlib.Path('beat.new').write_text(str(time.time()))
+    os.replace('beat.new', 'beat')  # it may end between any two steps
     time.sleep(0.01)
 """
 LAST_BEAT = "print(open('beat').read())"
