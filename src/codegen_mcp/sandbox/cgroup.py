@@ -31,6 +31,25 @@ class CgroupCounters:
     cpu_throttled: int = 0
 
 
+class RunGroups(Protocol):
+    """A group for each run below the session's. All but ``prepare`` may be called in the loop."""
+
+    def prepare(self, number: int, pid: int) -> bool:
+        """Move the spare of that number into a group of its own; blocks for some 10 ms.
+
+        ``pid`` is what it has inside. False when there is no such process in the session.
+        """
+
+    def begin(self, number: int) -> None:
+        """That spare became a run; its group may come a moment later, or never."""
+
+    def kill(self) -> bool:
+        """SIGKILL all of the run and nothing else; False where it has no group."""
+
+    def end(self) -> None:
+        """The run is over."""
+
+
 class Cgroup(Protocol):
     """The control group of one session."""
 
@@ -41,6 +60,10 @@ class Cgroup(Protocol):
     @property
     def attach_files(self) -> Sequence[Path]:
         """Every ``cgroup.procs`` that a starting process must write ``0`` to."""
+
+    @property
+    def runs(self) -> RunGroups | None:
+        """Groups for each run; None where there is only the session's."""
 
     def set_limits(self, limits: ResourceLimits) -> None:
         """Write memory (swap off), pids and CPU bandwidth."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from codegen_mcp.core.errors import LimitExceeded
 from codegen_mcp.core.limits import MIB, ResourceLimits
-from codegen_mcp.sandbox.cgroup import CgroupCounters
+from codegen_mcp.sandbox.cgroup import CgroupCounters, RunGroups
 from codegen_mcp.sandbox.cgroup_files import (
     CgroupFs,
     Counters,
@@ -60,6 +60,11 @@ class V1Cgroup:
     def attach_files(self) -> Sequence[Path]:
         """One file for each hierarchy; the first write waits for the kernel, the rest do not."""
         return [directory / "cgroup.procs" for directory in self._directories()]
+
+    @property
+    def runs(self) -> RunGroups | None:
+        """None: this version has a session's group for each controller and none below."""
+        return None
 
     def set_limits(self, limits: ResourceLimits) -> None:
         """Write memory (swap off), pids and CPU bandwidth."""

@@ -1,4 +1,4 @@
-"""Control groups, version 2: one group of one hierarchy for each session.
+"""Control groups, version 2: for each session one group, with one below it for each run.
 
 Source: kernel Documentation/admin-guide/cgroup-v2.rst.
 """
@@ -22,6 +22,7 @@ from codegen_mcp.sandbox.cgroup_files import (
     pairs,
     remove_group,
 )
+from codegen_mcp.sandbox.cgroup_v2_runs import SEAT, V2Runs
 
 CONTROLLERS = ("memory", "pids", "cpu")
 PERIOD_US = 100_000
@@ -31,8 +32,8 @@ KILL_WITHIN_S = 0.1
 class V2Cgroup:
     """A session's group. Files that a controller would bring are optional, one by one.
 
-    ``memory.oom.group`` stays 0: the kernel kills the largest process, the worker then ends the
-    run, and the guest (so the session) survives, as on version 1.
+    Limits are the session's and hold for all below it. ``memory.oom.group`` stays 0 here: a run's
+    group has it, so that the kernel ends that run and the guest (so the session) survives.
     """
 
     def __init__(self, path: Path, fs: CgroupFs) -> None:
@@ -40,6 +41,10 @@ class V2Cgroup:
         self._fs = fs
         self._counters = Counters(fs)
         self._controllers = frozenset(fs.read(path / "cgroup.controllers").split())
+        self._seat = path / SEAT if fs.exists(path / SEAT) else path
+        self._runs = V2Runs(path, fs) if self._seat != path else None
+        self._began_bytes = 0
+        """In use when the run began."""
         self._own_ooms = 0
         self._oom_kills = 0
         self._parent_oom_kills = 0
@@ -54,8 +59,13 @@ class V2Cgroup:
 
     @property
     def attach_files(self) -> Sequence[Path]:
-        """The one file."""
-        return [self._path / "cgroup.procs"]
+        """The one file of the guest's group."""
+        return [self._seat / "cgroup.procs"]
+
+    @property
+    def runs(self) -> V2Runs | None:
+        """The groups of its runs; None where it cannot have any."""
+        return self._runs
 
     def set_limits(self, limits: ResourceLimits) -> None:
         """Write memory (swap off), pids and CPU bandwidth."""
@@ -86,7 +96,12 @@ class V2Cgroup:
         return True
 
     def reset_peak(self) -> None:
-        """Start a new peak, which the kernel (6.12 on) keeps for each open file."""
+        """Start a new peak, which the kernel (6.12 on) keeps for each open file.
+
+        Older ones keep one for each group and for ever: there the run's own group has its peak.
+        """
+        if "memory" in self._controllers:
+            self._began_bytes = self._number("memory.current")
         if self._peak is None and self._has("memory.peak"):
             with suppress(OSError):
                 self._peak = os.open(self._path / "memory.peak", os.O_RDWR | os.O_CLOEXEC)
@@ -107,6 +122,7 @@ class V2Cgroup:
         if "pids" in self._controllers:
             pids = self._number("pids.current")
             refused = pairs(self._counters.read(self._path, "pids.events")).get("max", 0)
+            refused += self._runs.refused() if self._runs is not None else 0
         return CgroupCounters(
             memory_bytes=memory,
             memory_peak_bytes=peak,
@@ -119,10 +135,13 @@ class V2Cgroup:
         )
 
     def pids(self) -> list[int]:
-        """Host pids inside."""
+        """Host pids inside, also in the groups below."""
+        found: list[int] = []
         with suppress(FileNotFoundError):
-            return numbers(self._fs.read(self._path / "cgroup.procs"))
-        return []
+            for group in (self._path, *(self._path / name for name in self._below())):
+                with suppress(OSError):  # ENODEV: removed between the opening and the reading
+                    found += numbers(self._fs.read(group / "cgroup.procs"))
+        return found
 
     def kill(self) -> None:
         """By ``cgroup.kill`` (Linux 5.14 on), which forks cannot outrun; else pid by pid."""
@@ -159,8 +178,11 @@ class V2Cgroup:
         """Nothing: this version cannot rename."""
 
     def remove(self) -> bool:
-        """Remove the group when it is empty."""
+        """Remove the group when it is empty, and those below it first."""
         self._counters.close()
+        for name in self._below():
+            if not remove_group(self._fs, self._path / name):
+                return False
         removed = remove_group(self._fs, self._path)
         if removed:
             self._close_peak()
@@ -169,11 +191,10 @@ class V2Cgroup:
     def _count_kills(self) -> None:
         """Split new kills into ours and those of the parent.
 
-        ``oom`` of the local events rises where the limit was met, ``oom_kill`` where the victim
-        was; a kill without an ``oom`` of this group came from above it.
+        ``oom`` rises where the limit was met and above, ``oom_kill`` where the victim was and
+        above: a kill without an ``oom`` of this group or one below came from above it.
         """
-        name = "memory.events.local" if self._has("memory.events.local") else "memory.events"
-        events = pairs(self._counters.read(self._path, name))
+        events = pairs(self._counters.read(self._path, "memory.events"))
         kills, ooms = events.get("oom_kill", 0), events.get("oom", 0)
         if kills > self._oom_kills and ooms == self._own_ooms:
             self._parent_oom_kills += kills - self._oom_kills
@@ -182,7 +203,15 @@ class V2Cgroup:
     def _read_peak(self) -> int:
         if self._peak is not None:
             return int(os.pread(self._peak, 64, 0))
-        return self._number("memory.peak") if self._has("memory.peak") else 0
+        if not self._has("memory.peak"):  # absent before Linux 5.19
+            return 0
+        ever, run = self._number("memory.peak"), self._runs.peak() if self._runs else None
+        return ever if run is None else min(ever, self._began_bytes + run)
+
+    def _below(self) -> list[str]:
+        with suppress(FileNotFoundError):
+            return self._fs.children(self._path)
+        return []
 
     def _close_peak(self) -> None:
         if self._peak is not None:

@@ -21,6 +21,7 @@ from codegen_mcp.sandbox.cgroup_files import (
     remove_group,
 )
 from codegen_mcp.sandbox.cgroup_v2 import CONTROLLERS, V2Cgroup
+from codegen_mcp.sandbox.cgroup_v2_runs import SEAT
 
 CLEAR_WITHIN_S = 2.0
 LEAF = re.compile(r"codegen-[0-9a-z]+-worker")
@@ -73,9 +74,16 @@ class V2Driver:
         return frozenset(self._enabled_below(self._parent)) | {"freezer"}
 
     def create(self, name: str) -> V2Cgroup:
-        """Make one without limits."""
-        self._fs.mkdir(self._parent / name)
-        return V2Cgroup(self._parent / name, self._fs)
+        """Make one without limits, with a group in it for the guest and room for its runs'."""
+        group = self._parent / name
+        self._fs.mkdir(group)
+        try:
+            self._enable(group)
+            self._fs.mkdir(group / SEAT)
+        except OSError:
+            remove_group(self._fs, group)
+            raise
+        return V2Cgroup(group, self._fs)
 
     def remove_stale(self) -> list[str]:
         """Also where a dead worker had its parent in another place."""

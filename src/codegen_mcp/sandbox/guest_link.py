@@ -40,6 +40,7 @@ class GuestLink:
         ended: Called when a run is over, and with None when the guest is gone.
         egress_port: Of the entrance that comes with ready; 0: there is none.
         relay: Runs go to spares through the guest, which cannot send their sockets.
+        on_spare: Called with the number of a new spare and its process id inside.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class GuestLink:
         *,
         egress_port: int = 0,
         relay: bool = False,
+        on_spare: Callable[[int, int], None] | None = None,
     ) -> None:
         self._process = process
+        self._on_spare = on_spare
         self._relay = relay
         self._ended = ended
         self._loop = asyncio.get_running_loop()
@@ -153,6 +156,8 @@ class GuestLink:
                 channel = socket.socket(fileno=fds.pop()) if fds else None
                 self._drop_spare()
                 self._spare = reply.number, channel
+                if self._on_spare is not None and reply.pid:
+                    self._on_spare(reply.number, reply.pid)
                 self._wake()
             case Exited():
                 self._drop_spare()

@@ -79,6 +79,8 @@ class NewSpare:
     """A spare waits for a run; its socket came along where the guest can send one."""
 
     number: int
+    pid: int = 0
+    """Its process id inside; 0 where the host has no process for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,8 @@ def parse_reply(datagram: bytes) -> Reply:
             return Ready()
         case [b"spare", number]:
             return NewSpare(_number(number, 2**62))
+        case [b"spare", number, pid]:
+            return NewSpare(_number(number, 2**62), _number(pid, 2**22))
         case [b"exit", number, status, leftovers]:
             return Exited(
                 _number(number, 2**62),

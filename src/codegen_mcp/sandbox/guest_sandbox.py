@@ -24,6 +24,7 @@ from codegen_mcp.sandbox.launch import GuestProcess
 from codegen_mcp.sandbox.rlimits import run_rlimits
 from codegen_mcp.sandbox.run_environment import base_environment
 from codegen_mcp.sandbox.run_request import RunRequest, build_payload
+from codegen_mcp.sandbox.spare_mover import SpareMover
 
 ROOM_TRIES, ROOM_WAIT_S = 20, 0.01
 """How long a run's own memory limit may wait for warm imports to be dropped."""
@@ -66,7 +67,14 @@ class GuestSandbox:
         self._freezer = Freezer(process.processes, spec.cgroup)
         self._overdue: GuestRun | None = None
         """A run that should have been killed with everything while all stood still."""
-        self._link = GuestLink(process, self._on_ended, egress_port=spec.egress_port, relay=relay)
+        self._run_groups = SpareMover(spec.cgroup.runs if spec.cgroup is not None else None)
+        self._link = GuestLink(
+            process,
+            self._on_ended,
+            egress_port=spec.egress_port,
+            relay=relay,
+            on_spare=self._run_groups.new_spare,
+        )
 
     @classmethod
     async def boot(
@@ -128,12 +136,14 @@ class GuestSandbox:
             payload = self._payload(command)
             with RunRequest(payload, command.stdin, command.stdin_fd) as request:
                 run.number = await self._link.send_run(request.payload, request.fds)
+            self._run_groups.begin(run.number)
             reply = await run.supervise(request.ends.stdout, request.ends.stderr)
             if reply is None:
                 await self._bury()
             return run.outcome(reply)
         finally:
             self._run = None
+            self._run_groups.end()
             if memory is not None and cgroup is not None and not self._closed:
                 cgroup.set_memory(self._group_limits(self.limits).memory_bytes)
 
@@ -187,6 +197,7 @@ class GuestSandbox:
             self._closed = True
             self._link.close()
             await self._bury()
+            await self._run_groups.aclose()
 
     def counters(self) -> CgroupCounters:
         """Read the control group, or /proc where there is none."""
@@ -204,7 +215,8 @@ class GuestSandbox:
         return self._spec.volume.usage().exceeded
 
     def kill_run(self, number: int) -> None:
-        """Ask the guest to end a run."""
+        """End what is in the run's group at once, and ask the guest to do the rest."""
+        self._run_groups.kill()
         self._link.tell([b"kill", b"%d" % number])
 
     def kill_all(self) -> None:

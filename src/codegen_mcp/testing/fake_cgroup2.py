@@ -17,7 +17,8 @@ CONTROLLER_FILES = {
         "memory.swap.max": "max\n",
         "memory.current": "0\n",
         "memory.peak": "0\n",
-        "memory.events.local": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n",
+        "memory.events": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n",
+        "memory.oom.group": "0\n",
         "memory.reclaim": "",
     },
     "pids": {"pids.max": "max\n", "pids.current": "0\n", "pids.events": "max 0\n"},
@@ -85,7 +86,9 @@ class FakeCgroup2:
             case "cgroup.subtree_control":
                 self._control(path, group, text)
             case "cgroup.kill":
-                group.processes &= self.unkillable
+                for below, other in self.groups.items():
+                    if below.is_relative_to(path.parent):
+                        other.processes &= self.unkillable
             case "cgroup.freeze":
                 group.frozen = text == "1"
             case name:

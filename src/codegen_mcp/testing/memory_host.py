@@ -21,7 +21,7 @@ from codegen_mcp.languages.base import (
     Progress,
 )
 from codegen_mcp.sandbox.base import Enforcement, HostIdentity
-from codegen_mcp.sandbox.cgroup import CgroupCounters
+from codegen_mcp.sandbox.cgroup import CgroupCounters, RunGroups
 from codegen_mcp.sandbox.volumes.base import Volume, VolumeUsage
 
 
@@ -115,6 +115,7 @@ class MemoryCgroup:
 
     controllers: frozenset[str] = frozenset()
     attach_files: Sequence[Path] = ()
+    runs: RunGroups | None = None
 
     def __init__(self, driver: MemoryCgroups, name: str) -> None:
         self._driver = driver

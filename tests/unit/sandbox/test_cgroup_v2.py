@@ -56,7 +56,7 @@ def test_a_session_gets_its_limits_without_swap(kernel: FakeCgroup2, driver: V2D
     assert kernel.read(path / "memory.swap.max") == "0"
     assert kernel.read(path / "pids.max") == "32"
     assert kernel.read(path / "cpu.max") == "150000 100000"
-    assert list(group.attach_files) == [path / "cgroup.procs"]
+    assert list(group.attach_files) == [path / "guest" / "cgroup.procs"]
 
 
 def test_a_stranger_in_the_worker_s_group_is_not_moved(kernel: FakeCgroup2) -> None:
@@ -145,10 +145,10 @@ def test_a_kill_is_its_own_when_its_own_limit_was_met(
     group = driver.create("one")
     events = kernel.groups[OWN / NAME / "one"].files
     assert group.read().oom_kills == 0
-    events["memory.events.local"] = "max 4\noom 1\noom_kill 1\n"
+    events["memory.events"] = "max 4\noom 1\noom_kill 1\n"
     first = group.read()
     assert (first.oom_kills, first.parent_oom_kills) == (1, 0)
-    events["memory.events.local"] = "max 4\noom 1\noom_kill 3\n"
+    events["memory.events"] = "max 4\noom 1\noom_kill 3\n"
     second = group.read()
     assert (second.oom_kills, second.parent_oom_kills) == (3, 2)
 
@@ -192,13 +192,93 @@ def test_a_process_that_cannot_die_does_not_hold_the_worker(
     kernel: FakeCgroup2, driver: V2Driver
 ) -> None:
     group = driver.create("one")
-    kernel.groups[OWN / NAME / "one"].processes |= {STRANGER, STRANGER + 1}
+    kernel.groups[OWN / NAME / "one" / "guest"].processes |= {STRANGER, STRANGER + 1}
     kernel.unkillable.add(STRANGER)
     started = time.monotonic()
     group.kill()
     assert time.monotonic() - started < 0.5
     assert group.pids() == [STRANGER]
     assert not group.remove()
+
+
+@pytest.fixture
+def session(kernel: FakeCgroup2, driver: V2Driver) -> V2Cgroup:
+    """One whose guest group has this process as its spare."""
+    group = driver.create("one")
+    group.set_limits(LIMITS)
+    kernel.write(group.attach_files[0], str(os.getpid()))
+    return group
+
+
+def test_a_waiting_spare_gets_a_group_that_ends_as_a_whole(
+    kernel: FakeCgroup2, session: V2Cgroup
+) -> None:
+    assert session.runs is not None
+    assert session.runs.prepare(1, os.getpid())
+    path = OWN / NAME / "one" / "run-1"
+    assert kernel.groups[path].processes == {os.getpid()}
+    assert kernel.read(path / "memory.oom.group") == "1"
+    assert kernel.read(OWN / NAME / "one" / "memory.oom.group") == "0\n"
+    assert session.pids() == [os.getpid()]
+
+
+def test_only_a_process_of_the_session_is_ever_moved(
+    kernel: FakeCgroup2, session: V2Cgroup
+) -> None:
+    assert session.runs is not None
+    assert not session.runs.prepare(1, os.getppid())
+    assert kernel.groups[OWN / f"{NAME}-worker"].processes == {os.getppid()}
+    assert kernel.children(OWN / NAME / "one") == ["guest"]
+
+
+def test_a_run_has_its_own_peak_and_leaves_its_count_of_refusals(
+    kernel: FakeCgroup2, session: V2Cgroup
+) -> None:
+    runs = session.runs
+    assert runs is not None
+    of_session = kernel.groups[OWN / NAME / "one"].files
+    of_session |= {"memory.current": "1000\n", "memory.peak": "900000\n"}
+    runs.prepare(1, os.getpid())
+    session.reset_peak()
+    runs.begin(1)
+    of_run = kernel.groups[OWN / NAME / "one" / "run-1"].files
+    of_run |= {"memory.peak": "5000\n", "pids.events": "max 2\n"}
+    kernel.groups[OWN / NAME / "one" / "guest"].files["pids.events"] = "max 1\n"
+    assert (session.read().memory_peak_bytes, session.read().pids_refused) == (6000, 3)
+    runs.end()
+    assert session.read().pids_refused == 3
+    kernel.groups[OWN / NAME / "one" / "run-1"].processes.clear()
+    runs.prepare(2, os.getppid())
+    assert kernel.children(OWN / NAME / "one") == ["guest"]
+    assert session.read().pids_refused == 3
+    assert session.read().memory_peak_bytes == 900000
+
+
+def test_a_group_that_comes_after_its_run_began_is_the_run_s(
+    kernel: FakeCgroup2, session: V2Cgroup
+) -> None:
+    runs = session.runs
+    assert runs is not None
+    runs.begin(7)
+    assert not runs.kill()
+    assert runs.prepare(7, os.getpid())
+    assert runs.kill()
+    assert session.pids() == []
+    runs.end()
+    assert session.remove()
+
+
+def test_a_guest_that_replaces_another_counts_anew(kernel: FakeCgroup2, session: V2Cgroup) -> None:
+    runs = session.runs
+    assert runs is not None
+    runs.prepare(1, os.getpid())
+    kernel.write(OWN / NAME / "one" / "guest" / "cgroup.procs", str(os.getpid()))
+    assert runs.prepare(1, os.getpid())
+    runs.begin(1)
+    assert kernel.groups[OWN / NAME / "one" / "run-2"].processes == {os.getpid()}
+    runs.kill()
+    runs.end()
+    assert session.remove()
 
 
 @pytest.fixture

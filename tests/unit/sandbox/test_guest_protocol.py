@@ -71,6 +71,7 @@ def test_numbers_are_whole_and_within_bounds(kind, rest):
 def test_what_ours_says_is_understood():
     assert parse_reply(encode([b"ready"])) == Ready()
     assert parse_reply(encode([b"spare", b"7"])) == NewSpare(7)
+    assert parse_reply(encode([b"spare", b"7", b"12"])) == NewSpare(7, 12)
     assert parse_reply(encode([b"exit", b"7", b"256", b"3"])) == Exited(7, 256, 3)
     assert parse_reply(encode([b"gone", b"7", b"9"])) == Gone(7, 9)
     assert parse_reply(encode([b"failed", b"no memory"])) == Failed("no memory")

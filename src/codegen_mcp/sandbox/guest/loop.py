@@ -197,7 +197,8 @@ class Guest:
         if self.config.relay:
             self.tell([b"spare", b"%d" % self.number])
         else:
-            self.tell([b"spare", b"%d" % self.number], [spare.entrance.fileno()])
+            words = [b"spare", b"%d" % self.number, b"%d" % spare.pid]
+            self.tell(words, [spare.entrance.fileno()])
             spare.entrance.close()
 
     def forget_spare(self, pidfd: int) -> None:
