@@ -165,10 +165,14 @@ async def _headers(http: httpx2.AsyncClient, served: ServeProcess, mode: str) ->
 
 async def _until_gone(agent: Agent, session_id: str) -> None:
     """Wait until the session is saved and asleep."""
+    page = ""
     async with asyncio.timeout(DEADLINE_S):
         while True:
-            for one in facts(await agent.call("session_list"))["sessions"]:
+            listed = facts(await agent.call("session_list", page=page))
+            for one in listed["sessions"]:
                 if one["session_id"] == session_id and one["state"] == "asleep":
                     assert one["notice"]
                     return
-            await asyncio.sleep(0.05)
+            page = listed["next_page"]
+            if not page:
+                await asyncio.sleep(0.05)
