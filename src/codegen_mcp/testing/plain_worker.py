@@ -84,10 +84,14 @@ class PlainWorker:
         return answer
 
     async def open_stream(self, metadata: Metadata = ()) -> None:
-        """Open a TaskStream, with further metadata, and send one keepalive first."""
+        """Open a TaskStream, with further metadata, and send one keepalive first.
+
+        ``stream_ended`` tells how one ended that was refused.
+        """
         name: Metadata = (("worker_id", self.worker_id),) if self.names_itself else ()
         self._call = self._stub.TaskStream(metadata=(*name, *metadata))
-        await self.send(keepalive=pb.StreamKeepAlive(timestamp_ms=1))
+        with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
+            await self.send(keepalive=pb.StreamKeepAlive(timestamp_ms=1))
         self._reading = asyncio.create_task(self._read(self._call), name="plain-worker")
 
     async def drop_stream(self) -> None:
