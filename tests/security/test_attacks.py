@@ -22,7 +22,19 @@ from codegen_mcp.sandbox.volumes.space import VolumeConfig
 from codegen_mcp.testing.sandbox_child import run_as
 from codegen_mcp.testing.sandbox_ground import Ground, prepared_ground
 
+SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
+VARYING = ("gvisor", "container")
+"""What these refuse differs from version to version: a gap of theirs may be closed."""
 TARGETS = [
+    *(
+        [
+            ("gvisor", "session users", ATTACKS),
+            ("gvisor", "ordinary user", ATTACKS),
+            ("container", "session users", ATTACKS),
+        ]
+        if SOAK
+        else []
+    ),
     ("bubblewrap", "session users", ATTACKS),
     ("bubblewrap", "ordinary user", ATTACKS),
     ("bubblewrap-noproc", "ordinary user", ESCAPES),
@@ -87,7 +99,7 @@ def test_the_wall_holds_but_for_its_known_gaps(
     verdict, seen = found["results"][attack.name]
     gaps = known_gaps(attack, frozenset(found["conditions"]))
     expected = {Verdict.GAP if gaps else Verdict.HELD}
-    if attack.depends_on_load:
+    if attack.depends_on_load or name in VARYING:
         expected.add(Verdict.HELD)
     assert verdict in expected, seen
 

@@ -11,6 +11,8 @@ import dataclasses
 import os
 import shutil
 import stat
+import subprocess
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +94,7 @@ async def _start(podman: str, directory: Path, spawner: Spawner) -> Engine:
             stderr=errors.write_end,
             env={**ENVIRONMENT, "PATH": SEARCHED, **_own_places()},
         )
+        weakref.finalize(spawner, _end, process)
         for _ in range(_START_TRIES):
             if _is_socket(str(path)):
                 found = await _ask(ContainerApi(str(path)))
@@ -104,6 +107,11 @@ async def _start(podman: str, directory: Path, spawner: Spawner) -> Engine:
     except BaseException:
         errors.close()
         raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
 
 
 def _own_places() -> dict[str, str]:

@@ -22,6 +22,7 @@ from codegen_mcp.sandbox.base import HostIdentity
 from codegen_mcp.sandbox.cgroup_detect import detect
 from codegen_mcp.sandbox.volumes.registry import Volumes
 from codegen_mcp.sandbox.volumes.space import VolumeConfig
+from codegen_mcp.testing.container_image import image_name
 
 BASE = Path("/var/tmp")
 """Other users can pass through it, unlike the directories that pytest makes."""
@@ -77,7 +78,7 @@ class Ground:
                 neighbour=second,
                 cgroups=driver,
                 volumes=Volumes(volume, volumes) if volume else None,
-                container_image=os.environ.get("CODEGEN_TEST_IMAGE", ""),
+                container_image=image_name(),
             )
         finally:
             if driver is not None:

@@ -14,6 +14,13 @@ from codegen_mcp.testing.sandbox_rig import Rig
 
 Law = Callable[[Rig], Awaitable[None]]
 
+SAMPLE: Sequence[Law] = (
+    runs.bytes_arrive_exactly,
+    runs.what_a_run_leaves_behind_is_killed_and_counted,
+    lives.a_guest_that_dies_loses_the_sandbox,
+    freezes.what_is_frozen_stands_still_and_goes_on_afterwards,
+)
+"""For backends that take long to boot, where there is little time."""
 LAWS: Sequence[Law] = (
     runs.bytes_arrive_exactly,
     runs.exit_codes_are_those_of_the_program,
