@@ -101,6 +101,8 @@ class AsyncSandbox:
         auto_restore: bool = False,
         durability: Durability = "interval",
         checkpoint_interval: float | None = None,
+        allow_network: bool = False,
+        allow_hosts: Sequence[str] = (),
     ) -> AsyncSandbox:
         """Make a session.
 
@@ -117,6 +119,9 @@ class AsyncSandbox:
                 ending it; ``get_info().lost`` then says what did not come back.
             durability: When it is saved without being asked, see ``Durability``.
             checkpoint_interval: Seconds; None is the worker's.
+            allow_network: Give every run the network, as far as the allow lists go.
+            allow_hosts: An own allow list, which narrows the worker's: ``example.com``,
+                ``*.example.com:8443``.
 
         Raises:
             RateLimitException: No room now. UnavailableException: No worker answers.
@@ -131,6 +136,8 @@ class AsyncSandbox:
                 max_disk_bytes=disk_bytes,
             ),
             auto_restore=auto_restore,
+            allow_network=allow_network,
+            allow_hosts=allow_hosts,
         )
         if durability != "interval":
             config.durability = DURABILITIES[durability]
@@ -188,10 +195,17 @@ class AsyncSandbox:
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
         timeout: float | None = None,
+        allow_network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        secrets: Sequence[str] = (),
     ) -> CommandResult:
         """Run a Python program in a fresh process, as ``python FILE`` would.
 
         A program that fails is a result: look at ``ok``, ``exit_code``, ``ended_by``, ``stderr``.
+
+        ``allow_network`` opens the way out as far as the allow lists go, ``allow_hosts`` narrows
+        them, ``secrets`` names secrets of the worker that it uses, and sees placeholders of
+        (docs/concepts/egress.md).
         """
         return await self._python.run(
             code,
@@ -202,6 +216,9 @@ class AsyncSandbox:
             on_stdout=on_stdout,
             on_stderr=on_stderr,
             timeout=timeout,
+            allow_network=allow_network,
+            allow_hosts=allow_hosts,
+            secrets=secrets,
         )
 
     async def run_code(self, *args: Any, **kwargs: Any) -> NoReturn:

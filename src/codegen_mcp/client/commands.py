@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from codegen_mcp._proto.codegen.v1 import tools_pb2
 from codegen_mcp.client.errors import CommandExitException, make_error
@@ -27,6 +27,9 @@ class Commands:
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
         timeout: float | None = None,
+        allow_network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        secrets: Sequence[str] = (),
         check: bool = True,
     ) -> CommandResult:
         """Run a command and wait for its end.
@@ -39,6 +42,10 @@ class Commands:
             on_stdout: Called with text as it is printed.
             on_stderr: Likewise for errors.
             timeout: Seconds; None is the session's default.
+            allow_network: Open the way out, as far as the allow lists go.
+            allow_hosts: An own allow list, which narrows the session's: ``example.com``,
+                ``*.example.com:8443``.
+            secrets: Names of the worker's secrets that it uses; it sees placeholders.
             check: Raise when it did not end by exit code 0.
 
         Raises:
@@ -57,7 +64,14 @@ class Commands:
             call=tools_pb2.ToolCall(name="run.shell", arguments_json=json.dumps(arguments))
         )
         response = await self._runner.follow(
-            request, envs=envs, timeout=timeout, on_stdout=on_stdout, on_stderr=on_stderr
+            request,
+            envs=envs,
+            timeout=timeout,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            allow_network=allow_network,
+            allow_hosts=allow_hosts,
+            secrets=secrets,
         )
         value: dict[str, str] = {}
         answer = response.result.typed_response
@@ -88,6 +102,9 @@ class Python:
         on_stdout: OutputHandler | None,
         on_stderr: OutputHandler | None,
         timeout: float | None,
+        allow_network: bool,
+        allow_hosts: Sequence[str],
+        secrets: Sequence[str],
     ) -> CommandResult:
         """Run code or a file of the workspace."""
         if (code is None) == (file is None):
@@ -103,6 +120,9 @@ class Python:
             timeout=timeout,
             on_stdout=on_stdout,
             on_stderr=on_stderr,
+            allow_network=allow_network,
+            allow_hosts=allow_hosts,
+            secrets=secrets,
         )
         answer = response.result.typed_response.run_python
         return command_result(response, stdout=answer.stdout, stderr=answer.stderr)

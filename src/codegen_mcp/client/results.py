@@ -23,6 +23,16 @@ EndedBy = Literal[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkDenial:
+    """A destination that code asked for and did not get."""
+
+    host: str
+    port: int
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommandResult:
     """How a command or program ended, and what it printed.
 
@@ -47,6 +57,8 @@ class CommandResult:
     """Of the worker's log and task history."""
     artifacts: tuple[str, ...] = ()
     """Ids of the files that it left in ``artifacts/``, new or changed."""
+    network_denied: tuple[NetworkDenial, ...] = ()
+    """Where it wanted to go and was not let."""
 
     @property
     def ok(self) -> bool:

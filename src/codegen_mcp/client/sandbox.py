@@ -96,6 +96,9 @@ class SyncCommands:
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
         timeout: float | None = None,
+        allow_network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        secrets: Sequence[str] = (),
         check: bool = True,
     ) -> CommandResult:
         """Run a command and wait for its end; callbacks come from the SDK's own thread."""
@@ -108,6 +111,9 @@ class SyncCommands:
                 on_stdout=on_stdout,
                 on_stderr=on_stderr,
                 timeout=timeout,
+                allow_network=allow_network,
+                allow_hosts=allow_hosts,
+                secrets=secrets,
                 check=check,
             )
         )
@@ -202,6 +208,8 @@ class Sandbox:
         auto_restore: bool = False,
         durability: Durability = "interval",
         checkpoint_interval: float | None = None,
+        allow_network: bool = False,
+        allow_hosts: Sequence[str] = (),
     ) -> Sandbox:
         """Make a session."""
         return cls(
@@ -218,6 +226,8 @@ class Sandbox:
                     auto_restore=auto_restore,
                     durability=durability,
                     checkpoint_interval=checkpoint_interval,
+                    allow_network=allow_network,
+                    allow_hosts=allow_hosts,
                 )
             )
         )
@@ -243,6 +253,9 @@ class Sandbox:
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
         timeout: float | None = None,
+        allow_network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        secrets: Sequence[str] = (),
     ) -> CommandResult:
         """Run a Python program in a fresh process."""
         return Loop.run(
@@ -255,6 +268,9 @@ class Sandbox:
                 on_stdout=on_stdout,
                 on_stderr=on_stderr,
                 timeout=timeout,
+                allow_network=allow_network,
+                allow_hosts=allow_hosts,
+                secrets=secrets,
             )
         )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from codegen_mcp._proto.codegen.v1 import common_pb2, task_execution_pb2, tools_pb2
 from codegen_mcp.client.connection import Connection
 from codegen_mcp.client.errors import SandboxException, make_error
-from codegen_mcp.client.results import CommandResult, EndedBy
+from codegen_mcp.client.results import CommandResult, EndedBy, NetworkDenial
 
 OutputHandler = Callable[[str], Awaitable[None] | None]
 """Called with each piece of text as it is printed; may be a coroutine function."""
@@ -59,6 +59,9 @@ class TaskRunner:
         on_stdout: OutputHandler | None = None,
         on_stderr: OutputHandler | None = None,
         on_progress: OutputHandler | None = None,
+        allow_network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        secrets: Sequence[str] = (),
     ) -> task_execution_pb2.TaskResponse:
         """Run a tool; returns the last message of its stream, which has the result.
 
@@ -68,9 +71,11 @@ class TaskRunner:
         message = task_execution_pb2.TaskRequest(
             session_id=self.session_id,
             typed_request=request,
-            context=task_execution_pb2.TaskContext(env_vars=envs or {}),
+            context=task_execution_pb2.TaskContext(env_vars=envs or {}, secrets=secrets),
             constraints=task_execution_pb2.ExecutionConstraints(
-                timeout_seconds=_whole_seconds(timeout)
+                timeout_seconds=_whole_seconds(timeout),
+                allow_network=allow_network,
+                allow_hosts=allow_hosts,
             ),
         )
         stream = self._connection.stream(aiter(self._connection.tasks.ExecuteTask(message)))
@@ -140,4 +145,8 @@ def command_result(
         stderr_omitted=facts.stderr_omitted_bytes,
         task_id=response.task_id,
         artifacts=tuple(response.result.artifacts),
+        network_denied=tuple(
+            NetworkDenial(host=one.host, port=one.port, reason=one.reason, count=one.count)
+            for one in facts.network_denied
+        ),
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _SHOWN = 5
+_HOST_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,8 @@ class NetworkDenial:
     """How often, in this task."""
 
     def __str__(self) -> str:
-        where = f"{self.host or '?'}:{self.port}" if self.port else self.host or "a request"
+        host = self.host if len(self.host) <= _HOST_SHOWN else self.host[:_HOST_SHOWN] + "..."
+        where = f"{host or '?'}:{self.port}" if self.port else host or "a request"
         times = f", {self.count} times" if self.count > 1 else ""
         return f"{where} ({self.reason}{times})"
 

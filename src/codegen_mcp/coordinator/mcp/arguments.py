@@ -35,6 +35,12 @@ class SessionCreateArguments(ToolModel):
     idle_timeout_seconds: int = Field(
         default=0, ge=0, description="Ends so long after its last call; 0 is the default."
     )
+    allow_network: bool = Field(
+        default=False, description="Its code may reach the hosts that this server allows."
+    )
+    allow_hosts: tuple[str, ...] = Field(
+        default=(), description="Only these of them, like 'example.com' or '*.example.com:8443'."
+    )
     auto_restore: bool = Field(
         default=True, description="Save it before it expires, and restore it when it is used again."
     )

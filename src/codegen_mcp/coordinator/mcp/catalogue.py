@@ -37,6 +37,14 @@ BACKGROUND = (
     "True: answer at once with a task_id and let it run; task_result has its result. "
     "For work of more than about a minute."
 )
+REACHING = frozenset({"run.python", "run.shell"})
+"""Tools whose code may be given the network."""
+ALLOW_NETWORK = "True: may reach the hosts that this server allows (by HTTP_PROXY); else none."
+ALLOW_HOSTS = "Only these of them: 'example.com', 'example.com:8443', '*.example.com'."
+SECRETS = (
+    "Names of the server's secrets to use: each is a variable with a placeholder, which becomes "
+    "the secret in requests to the hosts that may have it."
+)
 READ_IMAGES = (
     "Read a file of the session's workspace: text as text (as much as fits into a result; go on "
     "with offset=next_offset), an image as an image to look at. Other files are described and "
@@ -189,6 +197,10 @@ def in_session(
         taken["session_id"] = (str, Field("", description=SESSION))
     if spec.runs_code:
         taken["background"] = (bool, Field(False, description=BACKGROUND))
+    if spec.name in REACHING:
+        taken["allow_network"] = (bool, Field(False, description=ALLOW_NETWORK))
+        taken["allow_hosts"] = (tuple[str, ...], Field((), description=ALLOW_HOSTS))
+        taken["secrets"] = (tuple[str, ...], Field((), description=SECRETS))
     return dataclasses.replace(
         spec,
         arguments=create_model(spec.arguments.__name__, __base__=ToolModel, **taken),

@@ -26,6 +26,8 @@ from codegen_mcp.coordinator.mcp.tasks import EXECUTE, start, task_request
 from codegen_mcp.coordinator.mcp.words import duration, paragraphs, shown_name
 from codegen_mcp.tools.base import ToolModel
 
+NETWORK = ("allow_network", "allow_hosts", "secrets")
+"""Arguments of this face that are the task's and not its tool's."""
 SHOWN_PACKAGES = 200
 KEPT = (
     "Its result and output are kept while the session lives (the session's last 256 tasks); a task "
@@ -37,9 +39,10 @@ async def run_code(call: Call, arguments: ToolModel, *, tool: str) -> Reply:
     """Run a tool that runs code."""
     given = arguments.model_dump(exclude_defaults=True)
     session_id, background = given.pop("session_id", ""), given.pop("background", False)
+    network = {name: given.pop(name) for name in NETWORK if name in given}
 
     async def do(chosen: Chosen) -> Reply:
-        request = task_request(chosen.session_id, tool, given, background=background)
+        request = task_request(chosen.session_id, tool, given, background=background, **network)
         call.progress.running()
         if background:
             got = await start(call, request)

@@ -40,6 +40,8 @@ async def session_create(call: Call, arguments: SessionCreateArguments) -> Reply
         env_vars=arguments.env_vars,
         language=arguments.language,
         auto_restore=arguments.auto_restore,
+        allow_network=arguments.allow_network,
+        allow_hosts=arguments.allow_hosts,
         limits=common_pb2.ResourceLimits(
             max_memory_bytes=arguments.memory_mib * MIB,
             max_disk_bytes=arguments.disk_mib * MIB,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from secrets import token_hex
 from typing import Any
 
 from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as pb
@@ -22,7 +22,7 @@ _POLL_S = 0.01
 
 def new_task_id(session_id: str) -> str:
     """Make the handle of a task; it says by itself in which session it is."""
-    return f"{session_id}.{secrets.token_hex(6)}"
+    return f"{session_id}.{token_hex(6)}"
 
 
 def session_of(task_id: str) -> str:
@@ -32,7 +32,14 @@ def session_of(task_id: str) -> str:
 
 
 def task_request(
-    session_id: str, tool: str, arguments: Mapping[str, Any], *, background: bool = False
+    session_id: str,
+    tool: str,
+    arguments: Mapping[str, Any],
+    *,
+    background: bool = False,
+    allow_network: bool = False,
+    allow_hosts: Sequence[str] = (),
+    secrets: Sequence[str] = (),
 ) -> pb.TaskRequest:
     """Make the request of a new task."""
     return pb.TaskRequest(
@@ -40,6 +47,8 @@ def task_request(
         session_id=session_id,
         typed_request=tool_request(tool, arguments),
         on_disconnect=pb.ON_DISCONNECT_DETACH if background else pb.ON_DISCONNECT_CANCEL,
+        context=pb.TaskContext(secrets=secrets),
+        constraints=pb.ExecutionConstraints(allow_network=allow_network, allow_hosts=allow_hosts),
     )
 
 
