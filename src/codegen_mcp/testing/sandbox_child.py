@@ -18,8 +18,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import codegen_mcp
+from codegen_mcp.core.errors import SandboxUnavailable
 from codegen_mcp.sandbox import registry
 from codegen_mcp.sandbox.base import IsolationLevel
+from codegen_mcp.sandbox.report import describe
 from codegen_mcp.sandbox.selftest.catalogue import ATTACKS, ESCAPES
 from codegen_mcp.sandbox.selftest.runner import Campaign, conditions
 from codegen_mcp.testing.refill_rig import refill_and_compare
@@ -38,6 +40,7 @@ def run_as(
     *,
     uid: int = ORDINARY_UID,
     prefix: Sequence[str] = (),
+    inner: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run this module with words as another user (or as the present one, who is not root).
@@ -47,6 +50,7 @@ def run_as(
         words: Arguments, after the ground itself.
         uid: User and group, where the caller is root.
         prefix: Command that runs the command, for example to change mounts first.
+        inner: Likewise, as the other user already.
         env: Further variables.
     """
     root = os.geteuid() == 0
@@ -60,7 +64,7 @@ def run_as(
         command = [str(ground.interpreter.executable), "-m", __name__, ground.to_json(state)]
         become = ["/usr/bin/setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
         return subprocess.run(
-            [*prefix, *(become if root else []), *command, *words],
+            [*prefix, *(become if root else []), *inner, *command, *words],
             env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(library), **(env or {})},
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -136,7 +140,27 @@ async def probe(ground: Ground, name: str) -> object:
         }
 
 
+async def choose(ground: Ground, name: str) -> object:
+    """Choose as a worker does: what it gets that accepts the weakest, and what by default."""
+    found: dict[str, object] = {}
+    with ground.config() as config:
+        for key, required in (
+            ("weakest", IsolationLevel.PROCESS_HARDENED),
+            ("default", IsolationLevel.BUBBLEWRAP),
+        ):
+            try:
+                choice = await registry.choose(config, name=name, required=required)
+            except SandboxUnavailable as error:
+                found[key] = {"refused": error.message}
+            else:
+                found[key] = {
+                    "level": choice.probe.level.value,
+                    "said": describe(choice.probe, rejected=choice.rejected),
+                }
+    return found
+
+
 if __name__ == "__main__":
-    known = (attacks, laws, sample, probe, refill)
+    known = (attacks, laws, sample, probe, refill, choose)
     doing = {one.__name__: one for one in known}[sys.argv[2]]
     print(json.dumps(asyncio.run(doing(Ground.from_json(sys.argv[1]), sys.argv[3]))))  # noqa: T201
