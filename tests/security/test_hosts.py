@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from codegen_mcp.core.errors import InvalidRequest, SandboxUnavailable
-from codegen_mcp.sandbox import bubblewrap, landlock, probe, registry, seccomp
+from codegen_mcp.sandbox import bubblewrap, fixes, landlock, probe, registry, seccomp
 from codegen_mcp.sandbox import seccomp_tables as tables
 from codegen_mcp.sandbox.base import WALLS, Enforcement, IsolationLevel, Probe
 from codegen_mcp.sandbox.report import describe
@@ -229,7 +229,7 @@ async def test_a_missing_bubblewrap_is_named_with_its_package(
     with ground.config() as config:
         found = await bubblewrap.BubblewrapBackend(config).probe()
     assert not found.available
-    assert found.fix == "apt-get install bubblewrap"
+    assert "bubblewrap" in found.fix
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_the_fix_fits_the_reason(
     path = tmp_path / name
     path.parent.mkdir(parents=True)
     path.write_text(value + "\n")
-    assert fix in probe.fix_for(reason, tmp_path)
+    assert fix in fixes.fix_for(reason, tmp_path)
 
 
 def test_an_unavailable_backend_is_described_with_its_fix() -> None:

@@ -23,12 +23,10 @@ from codegen_mcp.sandbox.cgroup_files import (
 )
 from codegen_mcp.sandbox.cgroup_v1_driver import V1Driver
 from codegen_mcp.sandbox.cgroup_v2_driver import V2Driver
+from codegen_mcp.sandbox.fixes import control_groups
+from codegen_mcp.sandbox.place import find_place
 
 MIN_RESERVE = 256 * MIB
-_DELEGATE = (
-    "give the worker a group of its own (systemd: Delegate=yes; by hand: chown it to the "
-    "worker's user and start the worker inside)"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +74,7 @@ def detect(token: str, *, memory_reserve_bytes: int = 0) -> Detection:
         driver=driver,
         memory_bytes=memory_bytes,
         refused=missing,
-        fix=_DELEGATE if missing else "",
+        fix=control_groups(find_place()) if missing else "",
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from codegen_mcp.core.errors import WorkerError
 from codegen_mcp.sandbox.backend_config import BackendConfig
@@ -16,6 +15,7 @@ from codegen_mcp.sandbox.base import (
     Probe,
     SandboxBackend,
 )
+from codegen_mcp.sandbox.fixes import fix_for
 from codegen_mcp.sandbox.selftest.attack import Attack, Verdict
 from codegen_mcp.sandbox.selftest.catalogue import ATTACKS, QUICK
 from codegen_mcp.sandbox.selftest.runner import (
@@ -28,37 +28,6 @@ from codegen_mcp.sandbox.selftest.runner import (
 
 TIMEOUT_S = 20.0
 """Under a second is usual."""
-
-_DOCS = "docs/concepts/sandbox.md"
-_CONTAINER = (
-    "in a container: hostUsers: false, procMount: Unmasked and a seccomp profile that allows "
-    f"clone, unshare, mount, umount2 and pivot_root; see {_DOCS}"
-)
-_FIXES = (
-    ("runsc is not installed", "install gVisor, see https://gvisor.dev/docs/user_guide/install/"),
-    ("podman is not installed", "apt-get install podman, or start Docker"),
-    ("no image is named", "set CONTAINER_IMAGE to one that `podman images` lists"),
-    ("No such image", "pull it first: sessions never do"),
-    ("no such image", "pull it first: sessions never do"),
-    ("not installed", "apt-get install bubblewrap"),
-    ("Unknown option", "install bubblewrap 0.8 or later"),
-    ("mount proc", f"unmask /proc; {_CONTAINER}"),
-    ("max_*_namespaces", "sysctl -w user.max_user_namespaces=15000"),
-    ("No space left", "sysctl -w user.max_user_namespaces=15000"),
-    ("namespace", _CONTAINER),
-    ("uid map", _CONTAINER),
-    ("has no Landlock", "boot with lsm=landlock,... on Linux 5.13 or later"),
-)
-_SWITCHES = (
-    (
-        "kernel/apparmor_restrict_unprivileged_userns",
-        "1",
-        "AppArmor refuses user namespaces: install the profile bwrap-userns-restrict "
-        "(package apparmor-profiles), or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-    ),
-    ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
-    ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
-)
 
 
 async def self_test(
@@ -111,18 +80,6 @@ def _gaps(config: BackendConfig, level: IsolationLevel) -> str:
     return f"known gaps: {'; '.join(dict.fromkeys(found))}" if found else ""
 
 
-def fix_for(reason: str, sysctls: Path = Path("/proc/sys")) -> str:
-    """Return what to do about a reason; empty when nothing is known."""
-    if "namespace" in reason or "uid map" in reason or "RTM_NEWADDR" in reason:
-        for name, value, fix in _SWITCHES:
-            if _sysctl(sysctls / name) == value:
-                return fix
-    for words, fix in _FIXES:
-        if words in reason:
-            return fix
-    return ""
-
-
 def enforcement(
     config: BackendConfig, strong: Mapping[str, Enforcement]
 ) -> Mapping[str, Enforcement]:
@@ -145,10 +102,3 @@ def enforcement(
         **dict.fromkeys(groups & {"memory", "pids", "cpu"}, Enforcement.KERNEL),
     }
     return {wall: found.get(wall, Enforcement.NONE) for wall in WALLS}
-
-
-def _sysctl(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
