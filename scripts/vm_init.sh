@@ -40,10 +40,15 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 out $root/vm/out || ex
 ip link set lo up
 read -r seconds _ </proc/uptime
 echo "vm: Linux $(uname -r), started in $seconds s"
-chroot $root /bin/sh /vm/out/command
-echo $? >$root/vm/out/status
+cp /bin/busybox $root/vm/busybox
+# In a chroot nobody may make user namespaces (user_namespaces(7)), so the root is switched.
+cat >$root/vm/second <<'END'
+/bin/sh /vm/out/command
+echo $? >/vm/out/status
 sync
-umount $root/vm/ext4 $root/vm/xfs 2>/dev/null
+umount /vm/ext4 /vm/xfs 2>/dev/null
 read -r seconds _ </proc/uptime
 echo "vm: ended after $seconds s"
-poweroff -f
+exec /vm/busybox poweroff -f
+END
+exec switch_root $root /bin/sh /vm/second

@@ -32,12 +32,12 @@ from codegen_mcp.sandbox.volumes.loop_mount import (
     use_barriers,
     write_out,
 )
+from codegen_mcp.sandbox.volumes.overcommit import HostRoom, Squeeze
 from codegen_mcp.sandbox.volumes.space import (
     VolumeConfig,
     admit,
     free_on,
     full_when_refused,
-    is_low,
 )
 from codegen_mcp.sandbox.volumes.threads import to_end
 from codegen_mcp.sandbox.volumes.tree_copy import copy_tree
@@ -57,8 +57,10 @@ _DAMAGED = frozenset({errno.EUCLEAN, errno.EINVAL, errno.EIO, errno.EBADMSG})
 class LoopVolume:
     """A mounted image."""
 
-    def __init__(self, directory: Path, size_bytes: int, config: VolumeConfig) -> None:
-        self._config = config
+    def __init__(
+        self, directory: Path, size_bytes: int, config: VolumeConfig, room: HostRoom
+    ) -> None:
+        self._squeeze = Squeeze(config, room, self)
         self._root = directory / ROOT
         self._size_bytes = size_bytes
         self._attached = True
@@ -84,14 +86,23 @@ class LoopVolume:
             used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
             # One file as long as the promise fits, with room left that was never promised.
             full = left < FULL_BELOW or used >= self._size_bytes or figures.f_favail == 0
-            low = is_low(self._config)
+            low, exceeded = self._squeeze.look(used)
             self._last = VolumeUsage(
                 used_bytes=min(used, self._size_bytes),
                 size_bytes=self._size_bytes,
                 full=full or low,
-                exceeded=low,
+                exceeded=exceeded,
             )
         return self._last
+
+    def pending_bytes(self) -> int:
+        """What is in the image and not in its blocks yet."""
+        with suppress(OSError):  # being moved
+            if self._attached:
+                figures = os.statvfs(self._root)
+                used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+                return max(used - os.stat(self._root.parent / IMAGE).st_blocks * 512, 0)
+        return 0
 
     @property
     def size_bytes(self) -> int:
@@ -133,6 +144,7 @@ class LoopDriver:
 
     def __init__(self, config: VolumeConfig) -> None:
         self._config = config
+        self._room = HostRoom(config)
         self._templates = images.ImageTemplates(config.state_directory / "volume-templates")
         self._admission = threading.Lock()
 
@@ -154,7 +166,7 @@ class LoopDriver:
             lambda: self._create(directory, size_bytes, identity),
             undo=lambda _: _discard(directory),
         )
-        return LoopVolume(directory, size_bytes, self._config)
+        return LoopVolume(directory, size_bytes, self._config, self._room)
 
     async def clone(
         self, source: Volume, directory: Path, size_bytes: int, identity: HostIdentity | None
@@ -172,7 +184,7 @@ class LoopDriver:
                 stop=stop.set,
             )
         if device >= 0:
-            volume = LoopVolume(directory, size_bytes, self._config)
+            volume = LoopVolume(directory, size_bytes, self._config, self._room)
             volume.settle(device)
             return volume
         volume = await self.create(directory, size_bytes, identity)
@@ -193,7 +205,7 @@ class LoopDriver:
         size_bytes = await to_end(
             lambda: _adopt(directory), undo=lambda _: unmount(directory / ROOT)
         )
-        return LoopVolume(directory, size_bytes, self._config)
+        return LoopVolume(directory, size_bytes, self._config, self._room)
 
     def free_bytes(self) -> int:
         """Room left for promises; those that were made are taken from the free space already."""

@@ -22,13 +22,13 @@ from codegen_mcp.sandbox.base import Enforcement, HostIdentity
 from codegen_mcp.sandbox.remedies import show_bytes
 from codegen_mcp.sandbox.volumes.base import Volume, VolumeUsage
 from codegen_mcp.sandbox.volumes.layout import PARTS, ROOT, check, populate
+from codegen_mcp.sandbox.volumes.overcommit import HostRoom, Squeeze
 from codegen_mcp.sandbox.volumes.records import forget, number, read_record, write_record
 from codegen_mcp.sandbox.volumes.space import (
     VolumeConfig,
     admit,
     free_on,
     full_when_refused,
-    is_low,
 )
 from codegen_mcp.sandbox.volumes.threads import to_end
 from codegen_mcp.sandbox.volumes.tree_copy import copy_tree
@@ -48,10 +48,15 @@ class MemoryVolume:
     """A mounted one."""
 
     def __init__(
-        self, driver: MemoryDriver, directory: Path, size_bytes: int, config: VolumeConfig
+        self,
+        driver: MemoryDriver,
+        directory: Path,
+        size_bytes: int,
+        config: VolumeConfig,
+        room: HostRoom,
     ) -> None:
         self._driver = driver
-        self._config = config
+        self._squeeze = Squeeze(config, room, self)
         self._directory = directory
         self._size_bytes = size_bytes
         self._wanted = True
@@ -81,15 +86,19 @@ class MemoryVolume:
             figures = os.statvfs(self.root)
             left = figures.f_bavail * figures.f_frsize
             used = self.kept_bytes + (figures.f_blocks - figures.f_bfree) * figures.f_frsize
-            low = is_low(self._config)
+            low, exceeded = self._squeeze.look(used)
             full = used >= self._size_bytes or left < FULL_BELOW or figures.f_favail == 0
             self._last = VolumeUsage(
                 used_bytes=min(used, self._size_bytes),
                 size_bytes=self._size_bytes,
                 full=full or low,
-                exceeded=low,
+                exceeded=exceeded,
             )
         return self._last
+
+    def pending_bytes(self) -> int:
+        """What goes to disk at the end."""
+        return self._last.used_bytes if self.attached else 0
 
     def abandon(self) -> None:
         """What is in memory need not be put on disk."""
@@ -127,6 +136,7 @@ class MemoryDriver(ABC):
 
     def __init__(self, config: VolumeConfig) -> None:
         self._config = config
+        self._room = HostRoom(config)
         self._volumes: weakref.WeakSet[MemoryVolume] = weakref.WeakSet()
         self._admission = threading.Lock()
 
@@ -191,7 +201,8 @@ class MemoryDriver(ABC):
                 f"the files of {str(directory)!r} were in memory and went with the worker that "
                 "was killed; use a volume on disk for sessions that must outlive it"
             )
-        volume = MemoryVolume(self, directory, number(record, "size_bytes"), self._config)
+        size_bytes = number(record, "size_bytes")
+        volume = MemoryVolume(self, directory, size_bytes, self._config, self._room)
         await to_end(
             lambda: self._adopt(volume, directory, kept), undo=lambda _: self.take_down(directory)
         )
@@ -206,7 +217,7 @@ class MemoryDriver(ABC):
     def _promise(self, directory: Path, size_bytes: int) -> MemoryVolume:
         with self._admission:
             admit(self._config, size_bytes, self._outstanding())
-            volume = MemoryVolume(self, directory, size_bytes, self._config)
+            volume = MemoryVolume(self, directory, size_bytes, self._config, self._room)
             self._volumes.add(volume)
         return volume
 

@@ -21,13 +21,13 @@ from codegen_mcp.sandbox.base import Enforcement, HostIdentity
 from codegen_mcp.sandbox.volumes.attributes import spread_children
 from codegen_mcp.sandbox.volumes.base import Volume, VolumeUsage
 from codegen_mcp.sandbox.volumes.layout import PARTS, ROOT, check, populate
+from codegen_mcp.sandbox.volumes.overcommit import HostRoom, Squeeze
 from codegen_mcp.sandbox.volumes.records import forget, number, read_record, write_record
 from codegen_mcp.sandbox.volumes.space import (
     VolumeConfig,
     admit,
     free_on,
     full_when_refused,
-    is_low,
 )
 from codegen_mcp.sandbox.volumes.threads import to_end
 from codegen_mcp.sandbox.volumes.tree_copy import copy_tree
@@ -49,9 +49,14 @@ class ProjectVolume:
     """A directory whose project has a limit while it is attached."""
 
     def __init__(
-        self, directory: Path, size_bytes: int, project: int, config: VolumeConfig
+        self,
+        directory: Path,
+        size_bytes: int,
+        project: int,
+        config: VolumeConfig,
+        room: HostRoom,
     ) -> None:
-        self._config = config
+        self._squeeze = Squeeze(config, room, self)
         self._directory = directory
         self._size_bytes = size_bytes
         self._project = project
@@ -68,6 +73,10 @@ class ProjectVolume:
         """What was promised and is not yet taken from the host."""
         return max(self._size_bytes - self.usage().used_bytes, 0)
 
+    def pending_bytes(self) -> int:
+        """Nothing: these file systems count what they write late at once."""
+        return 0
+
     def moved(self, directory: Path) -> None:
         """A project follows its directory; only the path is noted."""
         self._directory = directory
@@ -82,12 +91,12 @@ class ProjectVolume:
             used = (mine.f_blocks - mine.f_bfree) * mine.f_frsize
             full = used >= self._size_bytes or mine.f_bavail * mine.f_frsize < FULL_BELOW
             full |= mine.f_favail == 0 or host.f_bavail == 0
-            low = is_low(self._config)
+            low, exceeded = self._squeeze.look(used)
             self._last = VolumeUsage(
                 used_bytes=min(used, self._size_bytes),
                 size_bytes=self._size_bytes,
                 full=full or low,
-                exceeded=low,
+                exceeded=exceeded,
             )
         return self._last
 
@@ -111,6 +120,7 @@ class ProjectDriver:
 
     def __init__(self, config: VolumeConfig) -> None:
         self._config = config
+        self._room = HostRoom(config)
         self._volumes: weakref.WeakSet[ProjectVolume] = weakref.WeakSet()
         self._admission = threading.Lock()
 
@@ -132,7 +142,7 @@ class ProjectDriver:
         project = first + secrets.randbelow(last - first + 1)
         with self._admission:
             admit(self._config, size_bytes, self._outstanding())
-            volume = ProjectVolume(directory, size_bytes, project, self._config)
+            volume = ProjectVolume(directory, size_bytes, project, self._config, self._room)
             self._volumes.add(volume)
         try:
             await to_end(
@@ -169,7 +179,7 @@ class ProjectDriver:
         record = read_record(directory)
         size_bytes, project = number(record, "size_bytes"), number(record, "project")
         await to_end(lambda: _adopt(directory, size_bytes, project))
-        volume = ProjectVolume(directory, size_bytes, project, self._config)
+        volume = ProjectVolume(directory, size_bytes, project, self._config, self._room)
         volume.attached()
         self._volumes.add(volume)
         return volume
