@@ -41,6 +41,9 @@ from codegen_mcp.sandbox.launcher import Spawner, outlast
 from codegen_mcp.sandbox.preconditions import check_directories, check_identity
 from codegen_mcp.sandbox.probe import enforcement, self_test
 
+_LOOK_S = 0.5
+"""Between looks at a container whose guest has not connected yet."""
+
 
 class ContainerBackend:
     """Boots sandboxes as containers.
@@ -136,24 +139,29 @@ class ContainerBackend:
     ) -> ContainerGuest:
         """Wait for the guest, or for the container's early end, with what it said."""
         accepting = asyncio.ensure_future(entrance.accept())
-        ending = asyncio.ensure_future(api.call("POST", f"/containers/{container_id}/wait"))
         try:
-            await asyncio.wait(
-                {accepting, ending},
-                timeout=CONNECT_TIMEOUT_S,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if not accepting.done():
-                raise SandboxUnavailable(
-                    "the launcher failed: the container ended, or said nothing; does the image "
-                    f"have {str(spec.interpreter.executable)!r}?"
-                )
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                while not accepting.done():
+                    await asyncio.wait({accepting}, timeout=_LOOK_S)
+                    if not accepting.done():
+                        await self._check_running(api, container_id, spec)
             connection, pid = accepting.result()
+        except TimeoutError:
+            raise SandboxUnavailable(
+                f"the launcher failed: the container said nothing in {CONNECT_TIMEOUT_S:.0f} s"
+            ) from None
         finally:
             accepting.cancel()
-            ending.cancel()
-            await asyncio.gather(accepting, ending, return_exceptions=True)
+            await asyncio.gather(accepting, return_exceptions=True)
         return ContainerGuest(connection, pid, spec, api, container_id)
+
+    async def _check_running(self, api: ContainerApi, container_id: str, spec: SandboxSpec) -> None:
+        state = (await api.call("GET", f"/containers/{container_id}/json"))["State"]
+        if not state.get("Running"):
+            raise SandboxUnavailable(
+                f"the launcher failed: the container ended with {state.get('ExitCode')}; does the "
+                f"image have {str(spec.interpreter.executable)!r}?"
+            )
 
     async def _find(self) -> Engine:
         async with self._finding:
