@@ -20,6 +20,7 @@ import cases
 import checkpoint
 import coordinator
 import density
+import egress
 import packages
 import tool_calls
 from processes import bare_server, worker
@@ -176,6 +177,7 @@ GROUPS = {
     "mcp": tool_calls.measure,
     "coordinator": coordinator.measure,
 }
+    "egress": egress.measure,
 
 
 async def main(names: list[str]) -> int:

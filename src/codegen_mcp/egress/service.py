@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 from codegen_mcp.core.errors import FieldNotSupported, InvalidRequest, WrongState
-from codegen_mcp.egress.authority import Authority
 from codegen_mcp.egress.base import Dialer, Resolver
 from codegen_mcp.egress.config import EgressConfig
 from codegen_mcp.egress.connector import Connector
@@ -21,6 +20,7 @@ from codegen_mcp.egress.patterns import AllowList, parse_list
 from codegen_mcp.egress.placeholders import Placeholder, new_placeholder
 from codegen_mcp.egress.rules import Rules
 from codegen_mcp.egress.secrets import Secret
+from codegen_mcp.egress.session_trust import SessionTrust
 from codegen_mcp.egress.task_egress import TaskEgress
 
 TRUST_DIRECTORY = "trust"
@@ -151,9 +151,8 @@ class SessionEgress:
         self._lists = [egress.config.allow]
         if allow_hosts:
             self._lists.append(parse_list(allow_hosts, "session", "config.allow_hosts"))
-        self._directory = directory
         self._placeholders: dict[str, Placeholder] = {}
-        self._authority: Authority | None = None
+        self._trust = SessionTrust(egress.config, lambda: directory() / TRUST_DIRECTORY)
 
     def task(
         self, *, allow_network: bool, allow_hosts: Sequence[str], secrets: Sequence[str]
@@ -179,9 +178,8 @@ class SessionEgress:
             config=self._egress.config,
             rules=Rules(lists),
             placeholders=placeholders,
-            authority=self._session_authority if placeholders else None,
-            trust=lambda: self._egress.trust,
-            trust_directory=lambda: self._directory() / TRUST_DIRECTORY,
+            trust=self._trust,
+            server_trust=lambda: self._egress.trust,
         )
 
     def _refuse_without_network(self, hosts: Sequence[str], secrets: Sequence[str]) -> None:
@@ -217,8 +215,3 @@ class SessionEgress:
         if found is None:
             found = self._placeholders[name] = new_placeholder(self._egress.secrets[name])
         return found
-
-    def _session_authority(self) -> Authority:
-        if self._authority is None:
-            self._authority = Authority()
-        return self._authority

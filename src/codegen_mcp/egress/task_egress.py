@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from codegen_mcp.core.errors import WrongState
 from codegen_mcp.core.network import NetworkDenial
-from codegen_mcp.egress.authority import Authority
 from codegen_mcp.egress.config import PORT, TRUST, EgressConfig
 from codegen_mcp.egress.connector import Connector
 from codegen_mcp.egress.intercept import intercept
@@ -20,10 +16,10 @@ from codegen_mcp.egress.ledger import Ledger
 from codegen_mcp.egress.placeholders import Placeholder
 from codegen_mcp.egress.rules import Rules
 from codegen_mcp.egress.session_proxy import SessionProxy
+from codegen_mcp.egress.session_trust import BUNDLE, SessionTrust
 from codegen_mcp.egress.streams import ByteStream, PlainStream
 from codegen_mcp.egress.tunnel import carry
 
-BUNDLE = "ca.pem"
 _PROXY = f"http://127.0.0.1:{PORT}"
 _NO_PROXY = "localhost,127.0.0.1,::1"
 ENVIRONMENT: Mapping[str, str] = {
@@ -60,19 +56,17 @@ class TaskEgress:
         config: EgressConfig,
         rules: Rules,
         placeholders: Sequence[Placeholder] = (),
-        authority: Callable[[], Authority] | None = None,
-        trust: Callable[[], ssl.SSLContext] | None = None,
-        trust_directory: Callable[[], Path] | None = None,
+        trust: SessionTrust | None = None,
+        server_trust: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
-        """``authority``, ``trust`` and ``trust_directory`` are asked only with placeholders."""
+        """``trust`` and ``server_trust`` are needed with placeholders only."""
         self.config = config
         self.ledger = Ledger(config.max_bytes)
         self._connector = connector
         self._rules = rules
         self._placeholders = tuple(placeholders)
-        self._authority = authority
         self._trust = trust
-        self._trust_directory = trust_directory
+        self._server_trust = server_trust
 
     def denials(self) -> Sequence[NetworkDenial]:
         """What the task was refused until now."""
@@ -96,7 +90,8 @@ class TaskEgress:
             )
         environment = dict(ENVIRONMENT)
         if self._placeholders:
-            await asyncio.to_thread(self._write_bundle)
+            assert self._trust is not None
+            await self._trust.ready()
             environment |= dict.fromkeys(TRUSTING, f"{TRUST}/{BUNDLE}")
             environment |= {one.secret.name: one.text.decode() for one in self._placeholders}
         async with SessionProxy(self, listener):
@@ -112,8 +107,8 @@ class TaskEgress:
         if not placeholders:
             await carry(client, server, self.ledger, idle_s=self.config.idle_s)
             return
-        assert self._authority is not None
         assert self._trust is not None
+        assert self._server_trust is not None
         await intercept(
             host,
             port,
@@ -121,26 +116,8 @@ class TaskEgress:
             server,
             again=lambda: self.connect(host, port),
             placeholders=placeholders,
-            authority=self._authority(),
-            trust=self._trust(),
+            authority=self._trust.authority,
+            trust=self._server_trust(),
             config=self.config,
             ledger=self.ledger,
         )
-
-    def _write_bundle(self) -> None:
-        """Write what the sandbox trusts in runs with secrets: certificates, no key."""
-        assert self._authority is not None
-        assert self._trust_directory is not None
-        known = [path for path in (self.config.trust, self.config.ca_file) if path is not None]
-        read = [path.read_bytes() for path in known if path.exists()]
-        data = b"\n".join([self._authority().pem, *read])
-        target = self._trust_directory() / BUNDLE
-        try:
-            if target.read_bytes() == data:
-                return
-        except FileNotFoundError:
-            pass
-        draft = target.with_suffix(".new")
-        draft.write_bytes(data)
-        os.chmod(draft, 0o644)
-        os.replace(draft, target)

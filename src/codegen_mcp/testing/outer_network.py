@@ -76,6 +76,7 @@ class Namespace:
             socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM
         )
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections have it, too
         sock.bind((address, port))
         sock.listen(64)
         sock.setblocking(False)
