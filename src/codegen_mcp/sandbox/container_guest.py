@@ -13,7 +13,7 @@ from pathlib import Path
 
 from codegen_mcp.core.errors import SandboxUnavailable
 from codegen_mcp.sandbox import seccomp
-from codegen_mcp.sandbox.base import HostIdentity, SandboxSpec
+from codegen_mcp.sandbox.base import WORKSPACE, HostIdentity, SandboxSpec
 from codegen_mcp.sandbox.container_api import ContainerApi
 from codegen_mcp.sandbox.container_spec import SOCKET
 from codegen_mcp.sandbox.launched import END_TIMEOUT_S
@@ -101,7 +101,12 @@ class ContainerGuest:
         return self._pid
 
     async def admit(self) -> None:
-        """Put the waiting guest into the session's control group, and let it go on, filtered."""
+        """Put the waiting guest into the session's control group, and let it go on, filtered.
+
+        Raises:
+            SandboxUnavailable: It sees other files than the worker, or no group can be had.
+        """
+        self._check_files()
         if self._spec.cgroup is not None:
             try:
                 await asyncio.to_thread(self._attach)
@@ -110,6 +115,19 @@ class ContainerGuest:
                     f"the container cannot be put into a control group of ours: {error}"
                 ) from error
         self._control.send(b"g" + seccomp.build())
+
+    def _check_files(self) -> None:
+        """An engine outside of the worker's mount namespace would bind what lies below a mount."""
+        own = os.stat(self._spec.volume.root / "workspace")
+        try:
+            its = os.stat(f"/proc/{self._pid}/root{WORKSPACE}")
+        except OSError as error:
+            raise SandboxUnavailable(f"the container's files cannot be seen: {error}") from error
+        if (own.st_dev, own.st_ino) != (its.st_dev, its.st_ino):
+            raise SandboxUnavailable(
+                "the container engine sees other mounts than this worker; set PRIVATE_MOUNTS=false "
+                "(or let the worker start podman itself: stop the engine's own service)"
+            )
 
     def processes(self) -> list[int]:
         """Host pids inside."""
