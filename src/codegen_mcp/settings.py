@@ -76,9 +76,9 @@ class Settings(AccessSettings, CoordinatorSettings, EgressSettings, LifecycleSet
     uid_range: str = "200000-265535"
     """Host uids for sessions of a root worker."""
     volume: Literal["auto", "loop", "reflink", "project", "overlay", "tmpfs", "plain"] = "auto"
-    """Where sessions' bytes lie: a file system of reserved size (root), or a watched directory."""
+    """Where sessions' bytes lie: auto is the strongest of loop, reflink, project (root) and plain."""
     disk_overcommit: bool = False
-    """Promise more disk than there is; a watcher stops writers before the host is full."""
+    """Promise more disk than there is; writers are stopped before the host is full."""
     disk_reserve_bytes: int = Field(default=1 * GIB, ge=0)
     """Free space on the host that is never promised."""
     memory_reserve_bytes: int = Field(default=0, ge=0)

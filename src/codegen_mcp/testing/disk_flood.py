@@ -75,6 +75,7 @@ async def flood(state: Path, size: Flood) -> Seen:
             sessions = [Driven(wire, await wire.session()) for _ in range(size.sessions)]
             witness = Driven(wire, await wire.session())
             kept = {one.id: await _acknowledged(one, "kept") for one in [*sessions, witness]}
+            assert all(kept.values())
             with _neighbour(state.parent, seen):
                 async with _witnessing(witness, kept[witness.id], seen):
                     seen.fills = list(
@@ -89,7 +90,9 @@ async def flood(state: Path, size: Flood) -> Seen:
             )
             ran = await sessions[0].python("import os\nos.unlink('flood-0')\nprint(1)")
             assert ran.ok, ran
-            sha256 = await _acknowledged(sessions[0], "after")
+            # A watched directory is counted a moment later.
+            sha256 = await until(lambda: _acknowledged(sessions[0], "after"), within_s=30.0)
+            assert sha256
         await worker.kill()
         worker = await start_worker_process(state, **size.settings())
         async with dial(worker.address) as wire:
@@ -109,8 +112,11 @@ async def _end(worker: WorkerProcess, state: Path, size: Flood) -> None:
 
 
 async def _acknowledged(session: Driven, path: str) -> str:
+    """Write a file; its hash, or nothing when it was refused."""
     data = os.urandom(64 * KIB)
     ran = await session.write(path, data)
+    if ran.error.code:
+        return ""
     sha256: str = ran.result.typed_response.fs_write.sha256
     assert sha256 == hashlib.sha256(data).hexdigest(), ran
     return sha256
