@@ -76,7 +76,7 @@ class Settings(AccessSettings, CoordinatorSettings, EgressSettings, LifecycleSet
     uid_range: str = "200000-265535"
     """Host uids for sessions of a root worker."""
     volume: Literal["auto", "loop", "reflink", "project", "overlay", "tmpfs", "plain"] = "auto"
-    """Where sessions' bytes lie: auto is the strongest of loop, reflink, project (root) and plain."""
+    """Where sessions' bytes lie; auto: the first of loop, reflink, project, plain that works."""
     disk_overcommit: bool = False
     """Promise more disk than there is; writers are stopped before the host is full."""
     disk_reserve_bytes: int = Field(default=1 * GIB, ge=0)
