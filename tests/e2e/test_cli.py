@@ -108,11 +108,14 @@ def test_doctor_names_backends_and_who_enforces_what():
     done = cli("doctor", "--json")
     report = json.loads(done.stdout)
     names = [backend["name"] for backend in report["backends"]]
-    assert names[:2] == ["bubblewrap", "process-hardened"]
+    assert names == ["gvisor", "container", "bubblewrap", "process-hardened"]
     for backend in report["backends"]:
         assert {"name", "available", "version", "reason", "fix", "enforces"} <= set(backend)
         assert backend["available"] or backend["reason"]
-    assert done.returncode == (0 if any(b["available"] for b in report["backends"]) else 1)
+    assert done.returncode == (0 if report["worker"]["starts"] else 1)
+    assert bool(report["worker"]["start_up"]) != bool(report["worker"]["refusal"])
+    for fact in report["host"]:
+        assert fact["good"] or fact["fix"]
 
 
 def test_sessions_shows_and_ends_those_of_a_running_worker(shared_worker):

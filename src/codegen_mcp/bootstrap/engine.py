@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from codegen_mcp.bootstrap.egress import Network, make_egress
 from codegen_mcp.bootstrap.host import Host, open_host
+from codegen_mcp.bootstrap.isolation import isolation
 from codegen_mcp.bootstrap.store import store_address
 from codegen_mcp.core.clock import SystemClock
 from codegen_mcp.egress.service import Egress
@@ -29,7 +30,7 @@ from codegen_mcp.engine.task_config import TaskConfig
 from codegen_mcp.engine.task_executor import TaskExecutor
 from codegen_mcp.engine.task_ledger import TaskLedger
 from codegen_mcp.engine.workspace import SessionWorkspace
-from codegen_mcp.sandbox.base import Enforcement, Probe
+from codegen_mcp.sandbox.base import Enforcement
 from codegen_mcp.sandbox.registry import Choice, Tenancy, choose, parse_level
 from codegen_mcp.settings import Settings
 from codegen_mcp.stores.base import ObjectStore
@@ -183,12 +184,3 @@ def pool_config(settings: Settings, keep_sessions: bool) -> SessionPoolConfig:
         maximum_limits=settings.maximum_limits,
         keep_sessions=keep_sessions,
     )
-
-
-def isolation(probe: Probe, egress: Egress) -> dict[str, str]:
-    """Wall name to who enforces it, ``sandbox`` to the level, ``egress`` to the way out."""
-    return {
-        "sandbox": str(probe.level),
-        "egress": egress.summary,
-        **{name: str(who) for name, who in probe.enforces.items()},
-    }

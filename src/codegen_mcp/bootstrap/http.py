@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,7 @@ async def open_http(
     artifacts: ArtifactKeeper,
     metrics: Shown,
     ready: Callable[[], bool],
+    facts: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
     face: ASGIApp | None = None,
     connections: int = MAX_CONNECTIONS,
@@ -67,6 +68,7 @@ async def open_http(
         artifacts: What links are for.
         metrics: What Prometheus scrapes.
         ready: Whether new work is taken.
+        facts: Of the worker, shown with its readiness.
         tls: Serve HTTPS by it.
         face: Gets what HTTP_PORT has no other answer for; metrics are then beside it.
         connections: Of HTTP_PORT, at once.
@@ -93,6 +95,7 @@ async def open_http(
             links = ArtifactLinks(key, base_url, SystemClock())
             app = make_app(
                 ready=ready,
+                facts=facts,
                 metrics=metrics.render if shared or face is not None else None,
                 metrics_type=CONTENT_TYPE,
                 routes=[
@@ -122,7 +125,9 @@ async def open_http(
         if shared:
             metrics_server = link_server
         elif settings.metrics_port:
-            app = make_app(ready=ready, metrics=metrics.render, metrics_type=CONTENT_TYPE)
+            app = make_app(
+                ready=ready, facts=facts, metrics=metrics.render, metrics_type=CONTENT_TYPE
+            )
             metrics_server = await stack.enter_async_context(
                 HttpServer(app, host=settings.host, port=settings.metrics_port, tls=tls)
             )

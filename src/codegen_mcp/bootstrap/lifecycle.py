@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from codegen_mcp.bootstrap.engine import Engine, isolation
+from codegen_mcp.bootstrap.engine import Engine
+from codegen_mcp.bootstrap.isolation import worker_facts
 from codegen_mcp.coordinator.auth.reach import is_local
 from codegen_mcp.coordinator.auth.tls import channel_credentials
 from codegen_mcp.core.errors import InvalidRequest
@@ -78,7 +79,7 @@ async def open_agent(
         tools=[spec.name for spec in engine.tasks.specs],
         languages=sorted({name for one in interpreters for name in (one.language, one.name)}),
         limits=settings.maximum_limits,
-        facts=isolation(engine.choice.probe, engine.egress),
+        facts=worker_facts(settings, engine.host, engine.choice, engine.egress),
         beat_s=settings.worker_heartbeat_s,
         grace_s=settings.route_wait_s * 2,
     )

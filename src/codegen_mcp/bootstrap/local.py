@@ -11,7 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from codegen_mcp.bootstrap.engine import Engine, isolation, open_engine
+from codegen_mcp.bootstrap.engine import Engine, open_engine
+from codegen_mcp.bootstrap.isolation import worker_facts
 from codegen_mcp.bootstrap.router import Routing, open_routing
 from codegen_mcp.coordinator.base import Gateway
 from codegen_mcp.coordinator.embedded import EmbeddedConfig, EmbeddedWorker
@@ -56,7 +57,7 @@ async def open_local_gateway(settings: Settings) -> AsyncIterator[LocalGateway]:
         socket = await stack.enter_async_context(_private_socket())
         engine = await stack.enter_async_context(open_engine(settings, metrics))
         metrics.watch(engine.sessions)
-        facts = isolation(engine.choice.probe, engine.egress)
+        facts = worker_facts(settings, engine.host, engine.choice, engine.egress)
         config = ServerConfig(
             worker_id=settings.worker_id,
             host=f"unix:{socket}",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from codegen_mcp.bootstrap.coordinator import fleet_numbers
 from codegen_mcp.bootstrap.http import open_http, own_url
+from codegen_mcp.bootstrap.isolation import sandbox_lines, worker_facts
 from codegen_mcp.bootstrap.local import LocalGateway, open_local_gateway
 from codegen_mcp.bootstrap.process import (
     CONNECTIONS,
@@ -19,7 +20,6 @@ from codegen_mcp.bootstrap.process import (
     settle_memory,
     wind_down,
 )
-from codegen_mcp.bootstrap.serve import sandbox_lines
 from codegen_mcp.coordinator.app import CoordinatorConfig, CoordinatorServer
 from codegen_mcp.coordinator.auth.authenticator import open_authenticator
 from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor
@@ -119,6 +119,9 @@ async def open_served(settings: Settings, face: Face | None = None) -> AsyncIter
                 artifacts=local.engine.artifacts,
                 metrics=BothMetrics(local.metrics, routed),
                 ready=lambda: grpc.serving,
+                facts=worker_facts(
+                    settings, local.engine.host, local.engine.choice, local.engine.egress
+                ),
                 tls=None if identity is None else identity.http(),
                 face=app,
                 connections=min(CONNECTIONS, files // 4),
@@ -151,7 +154,8 @@ async def serve_all(
     """Serve until told to stop; returns the exit code. Signals are as of ``serve``."""
     prepare_process(settings)
     async with ShutdownSignals() as signals, open_served(settings, face) as served:
-        for line in sandbox_lines(settings, served.local.engine):
+        engine = served.local.engine
+        for line in sandbox_lines(settings, engine.host, engine.choice):
             announce(line)
         for line in reach_lines(
             settings.host, asks=settings.auth.asks, tls=settings.tls is not None
@@ -173,7 +177,7 @@ async def serve_stdio(settings: Settings, announce: Callable[[str], object]) -> 
     """Serve one client on the standard streams until it, or a signal, says stop."""
     prepare_process(settings)
     async with ShutdownSignals() as signals, _open_somewhere(settings) as local:
-        for line in sandbox_lines(settings, local.engine):
+        for line in sandbox_lines(settings, local.engine.host, local.engine.choice):
             announce(line)
         default = DefaultSession()
         user = Principal(name=LOCAL, quotas=settings.auth.quotas)

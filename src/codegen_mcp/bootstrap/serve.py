@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 
 from codegen_mcp.bootstrap.engine import Engine
+from codegen_mcp.bootstrap.isolation import sandbox_lines
 from codegen_mcp.bootstrap.lifecycle import beside, joining
 from codegen_mcp.bootstrap.process import prepare_process, settle_memory, wind_down
 from codegen_mcp.bootstrap.worker import open_worker
 from codegen_mcp.coordinator.auth.reach import reach_lines
 from codegen_mcp.engine.uninterrupted import first_of
-from codegen_mcp.sandbox.remedies import show_bytes
-from codegen_mcp.sandbox.report import describe
 from codegen_mcp.server.signals import ShutdownSignals
 from codegen_mcp.settings import Settings
 
@@ -52,7 +50,7 @@ async def serve(settings: Settings, announce: Callable[[str], object]) -> int:
 
 def start_up_lines(settings: Settings, engine: Engine) -> list[str]:
     """Say who enforces what, how much, and who may call."""
-    lines = sandbox_lines(settings, engine)
+    lines = sandbox_lines(settings, engine.host, engine.choice)
     if settings.coordinator_addr:
         when = "" if joining(settings).required else "once this worker has joined it, "
         lines.append(
@@ -71,29 +69,6 @@ def start_up_lines(settings: Settings, engine: Engine) -> list[str]:
             "access: whoever is let in may use every session of this worker; a coordinator before "
             "it keeps principals apart"
         )
-    return lines
-
-
-def sandbox_lines(settings: Settings, engine: Engine) -> list[str]:
-    """Say who enforces what, how much, and what nobody does."""
-    choice, volumes, detection = engine.choice, engine.host.volumes, engine.host.detection
-    groups = f"cgroup-v{detection.driver.version}" if detection.driver else "no cgroup"
-    lines = describe(
-        choice.probe,
-        details={
-            "memory": f"{groups} {show_bytes(settings.memory_bytes)}",
-            "pids": f"{settings.pids}",
-            "cpu": f"{settings.cpu_millicores / 1000:g}",
-            "disk": f"{volumes.name} {show_bytes(settings.disk_bytes)}",
-        },
-        facts={"uids": settings.uid_range} if os.geteuid() == 0 else {},
-        rejected=choice.rejected,
-    )
-    if detection.refused:
-        lacking = ", ".join(f"{name} ({why})" for name, why in detection.refused.items())
-        lines.append(f"sandbox: WARNING no cgroup for {lacking}; to get it: {detection.fix}")
-    if volumes.warning:
-        lines.append(f"sandbox: WARNING {volumes.warning}")
     return lines
 
 

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from codegen_mcp.bootstrap.engine import Engine, isolation, open_engine
+from codegen_mcp.bootstrap.engine import Engine, open_engine
 from codegen_mcp.bootstrap.http import Http, open_http
+from codegen_mcp.bootstrap.isolation import worker_facts
 from codegen_mcp.bootstrap.lifecycle import joining, open_agent
 from codegen_mcp.coordinator.auth.authenticator import open_authenticator
 from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor
@@ -56,6 +57,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
         asks = authenticator.asks and not joins.token
         engine = await stack.enter_async_context(open_engine(settings, metrics))
         metrics.watch(engine.sessions)
+        facts = worker_facts(settings, engine.host, engine.choice, engine.egress)
         server = WorkerServer(
             engine.sessions,
             engine.tasks,
@@ -63,7 +65,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
                 worker_id=settings.worker_id,
                 host=settings.host,
                 port=settings.grpc_port,
-                facts=isolation(engine.choice.probe, engine.egress),
+                facts=facts,
                 dial_token=joins.token,
                 dial_token_required=joins.required,
             ),
@@ -82,6 +84,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[Worker]:
                 artifacts=engine.artifacts,
                 metrics=metrics,
                 ready=lambda: server.serving,
+                facts=facts,
                 tls=None if identity is None else identity.http(),
             )
         )

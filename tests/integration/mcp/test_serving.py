@@ -38,7 +38,9 @@ def test_one_port_has_mcp_metrics_health_and_links_and_grpc_is_beside_it(
     said = "".join(served.lines)
     assert "no token is asked for; every user of this machine" in said
     base = served.url.removesuffix("/mcp")
-    assert httpx2.get(f"{base}/readyz").text == "ready\n"
+    ready = httpx2.get(f"{base}/readyz").text.splitlines()
+    assert ready[0] == "ready"
+    assert "filesystem: kernel" in ready
     assert httpx2.get(f"{base}/healthz").text == "ok\n"
     metrics = httpx2.get(f"{base}/metrics").text
     assert "worker_info" in metrics
