@@ -99,7 +99,8 @@ def test_memory_then_pids_then_disk_then_signal_then_exit(evidence: Evidence) ->
     oom = after.oom_kills > before.oom_kills or after.parent_oom_kills > before.parent_oom_kills
     status = evidence.wait_status
     lost = status is None or status & 0x7F == 0x7F
-    if lost and not oom:
+    for_disk = evidence.our_kill is EndedBy.DISK
+    if lost and not oom and not for_disk:
         expected = EndedBy.WORKER_LOST
     elif EndedBy.CPU in verdict.limits_hit and (
         verdict.signal == SIGXCPU or (verdict.signal == SIGKILL and not oom)
@@ -107,6 +108,8 @@ def test_memory_then_pids_then_disk_then_signal_then_exit(evidence: Evidence) ->
         expected = EndedBy.CPU
     elif oom:
         expected = EndedBy.MEMORY
+    elif for_disk:
+        expected = EndedBy.DISK
     elif after.pids_refused > before.pids_refused:
         expected = EndedBy.PIDS
     elif evidence.disk_full:

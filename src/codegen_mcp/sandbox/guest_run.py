@@ -223,7 +223,7 @@ class GuestRun:
             elif limits.cpu_s and now.cpu_us - before.cpu_us >= limits.cpu_s * 1e6:
                 self._stop(EndedBy.CPU)
             elif self._host.disk_exceeded():
-                self._stop(None)
+                self._stop(EndedBy.DISK)
             memory = limits.memory_bytes or self._host.limits.memory_bytes
             if now.memory_bytes > PRESSURE * memory and not self._pressure_told:
                 self._pressure_told = True

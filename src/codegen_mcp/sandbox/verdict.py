@@ -33,7 +33,7 @@ class Evidence:
     wait_status: int | None
     """As from waitpid(2); None when the sandbox died before it could be had."""
     our_kill: EndedBy | None
-    """CANCELLED, TIMEOUT, OUTPUT, CPU when the worker ended the run for that."""
+    """CANCELLED, TIMEOUT, OUTPUT, CPU, DISK when the worker ended the run for that."""
     before: CgroupCounters
     after: CgroupCounters
     disk_full: bool
@@ -70,7 +70,7 @@ def decide(evidence: Evidence) -> Verdict:
     ended_by = _reason(evidence, exit_status, signal, met)
     if ended_by in OUR_KILLS:
         exit_code = OUR_KILLS[ended_by]
-    elif ended_by in (EndedBy.MEMORY, EndedBy.WORKER_LOST):
+    elif ended_by in (EndedBy.MEMORY, EndedBy.WORKER_LOST) or (exit_status is None and not signal):
         exit_code = EXIT_KILLED
     else:
         exit_code = 128 + signal if exit_status is None else exit_status
@@ -113,7 +113,7 @@ def _limits_met(evidence: Evidence, signal: int) -> tuple[EndedBy, ...]:
         met.add(EndedBy.MEMORY)
     if after.pids_refused > before.pids_refused:
         met.add(EndedBy.PIDS)
-    if evidence.disk_full:
+    if evidence.disk_full or evidence.our_kill is EndedBy.DISK:
         met.add(EndedBy.DISK)
     used_us = after.cpu_us - before.cpu_us
     spent = used_us >= run.cpu_s * 1_000_000
@@ -130,7 +130,8 @@ def _reason(
         return EndedBy.EXIT
     lost = exit_status is None and signal == 0
     ours = evidence.our_kill
-    if lost and ours not in OUR_KILLS and EndedBy.MEMORY not in met:
+    accounted = ours in OUR_KILLS or ours is EndedBy.DISK or EndedBy.MEMORY in met
+    if lost and not accounted:
         return EndedBy.WORKER_LOST
     if ours is not None and ours in OUR_KILLS:
         return ours
@@ -138,6 +139,8 @@ def _reason(
     by_cpu_limit = signal == SIGXCPU or (signal == SIGKILL and EndedBy.MEMORY not in met)
     if by_cpu_limit and EndedBy.CPU in met:
         return EndedBy.CPU
+    if ours is EndedBy.DISK and EndedBy.MEMORY not in met:
+        return ours
     for reason in (EndedBy.MEMORY, EndedBy.PIDS, EndedBy.DISK):
         if reason in met:
             return reason

@@ -155,3 +155,9 @@ def test_figures_are_written_for_people() -> None:
     assert timed.remedy.startswith("time limit 2.5 s reached")
     flooded = judge(int(SIGKILL), our_kill=EndedBy.OUTPUT, run_limits=run_limits)
     assert flooded.remedy.startswith("output limit 1.5 GiB reached")
+
+
+def test_a_sandbox_that_died_of_our_stop_for_the_disk_is_not_a_lost_worker() -> None:
+    verdict = judge(None, our_kill=EndedBy.DISK, disk_full=True)
+    assert (verdict.ended_by, verdict.exit_code) == (EndedBy.DISK, 137)
+    assert EndedBy.DISK in verdict.limits_hit
