@@ -38,6 +38,7 @@ from codegen_mcp.sandbox.launched import launch, or_end
 from codegen_mcp.sandbox.launcher import ENVIRONMENT, Spawner
 from codegen_mcp.sandbox.preconditions import check_directories, check_identity
 from codegen_mcp.sandbox.probe import enforcement, self_test
+from codegen_mcp.sandbox.volumes.threads import to_end
 
 SEARCHED = "/usr/local/bin:/usr/bin:/usr/sbin:/bin"
 """Where runsc is looked for, the operator's own build first."""
@@ -71,6 +72,7 @@ class GvisorBackend:
         self._parent = config.state / "gvisor"
         self._bundles = self._parent / "bundles"
         self._swept = False
+        self._preparing = asyncio.Lock()
 
     async def probe(self) -> Probe:
         """Boot one and try its walls from inside."""
@@ -96,7 +98,12 @@ class GvisorBackend:
         runsc = await self._find()
         if spec.cgroup is not None:
             spec.cgroup.set_limits(group_limits(spec.limits))
-        bundle = await asyncio.to_thread(self._make_bundle, spec)
+        async with self._preparing:
+            rootfs = await to_end(lambda: self._prepare(spec))
+        bundle = await to_end(
+            lambda: self._make_bundle(spec, rootfs),
+            undo=lambda made: shutil.rmtree(made, ignore_errors=True),
+        )
 
         def command(out: Arguments, control_fd: int, status_fd: int) -> list[str]:
             return [
@@ -125,13 +132,18 @@ class GvisorBackend:
             self._runsc = await find_runsc()
         return self._runsc
 
-    def _make_bundle(self, spec: SandboxSpec) -> Path:
-        rootfs = make_rootfs(self._parent / "roots", mount_points(spec))
+    def _prepare(self, spec: SandboxSpec) -> Path:
+        """Make what bundles need; one at a time."""
         if not self._swept:
+            self._parent.mkdir(mode=0o711, exist_ok=True)
+            os.chmod(self._parent, 0o711)
             shutil.rmtree(self._bundles, ignore_errors=True)  # of a worker that was killed
             self._bundles.mkdir(mode=0o711)
             os.chmod(self._bundles, 0o711)
             self._swept = True
+        return make_rootfs(self._parent / "roots", mount_points(spec))
+
+    def _make_bundle(self, spec: SandboxSpec, rootfs: Path) -> Path:
         bundle = Path(tempfile.mkdtemp(prefix=f"{spec.sandbox_id[:16]}-", dir=self._bundles))
         write_bundle(bundle, spec, rootfs=rootfs, guest=self._config.guest_directory)
         (bundle / "root").mkdir(mode=0o700)

@@ -16,6 +16,7 @@ from codegen_mcp.core.task import Command, Outcome
 from codegen_mcp.sandbox.guest_sandbox import GuestSandbox
 from codegen_mcp.sandbox.launched import (
     END_TIMEOUT_S,
+    PATIENCE_S,
     START_TIMEOUT_S,
     LaunchedGuest,
     end_guest,
@@ -72,10 +73,12 @@ class GvisorGuest(LaunchedGuest):
         await self.wait()
 
     async def _end_strays(self) -> None:
-        self._end_group()
         others, self._others = self._others, ()
         try:
             for pidfd in others:
+                if await ended(pidfd, PATIENCE_S):
+                    continue
+                self._end_group()
                 if not await ended(pidfd, END_TIMEOUT_S):
                     raise SandboxUnavailable("a process of runsc does not end")
         finally:

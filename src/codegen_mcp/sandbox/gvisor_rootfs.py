@@ -44,8 +44,7 @@ def make_rootfs(parent: Path, directories: Iterable[Path | str]) -> Path:
     try:
         os.chmod(staging, 0o755)
         _fill(staging, places)
-        with suppress(FileExistsError):  # another of this worker's was quicker
-            os.rename(staging, rootfs)
+        os.rename(staging, rootfs)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return rootfs

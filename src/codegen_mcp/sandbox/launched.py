@@ -36,7 +36,7 @@ START_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 10.0
 _REPORT_BYTES = 4096
 _STOP_TRIES = 500
-_PATIENCE_S = 1.0
+PATIENCE_S = 1.0
 """After this long the control group is thawed (a frozen process cannot die) and killed."""
 
 
@@ -156,9 +156,9 @@ class LaunchedGuest:
                 await self._wait_once()
 
     async def _wait_once(self) -> None:
-        if not await self._both_ended(_PATIENCE_S):
+        if not await self._both_ended(PATIENCE_S):
             self._end_group()
-            if not await self._both_ended(END_TIMEOUT_S - _PATIENCE_S):
+            if not await self._both_ended(END_TIMEOUT_S - PATIENCE_S):
                 raise SandboxUnavailable(
                     f"processes {self.processes()[:10]!r} of a sandbox do not end; look at their "
                     "state in /proc/PID/stack"
