@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from codegen_mcp.testing import sandbox_egress_laws as egress
 from codegen_mcp.testing import sandbox_freeze_laws as freezes
 from codegen_mcp.testing import sandbox_life_laws as lives
 from codegen_mcp.testing import sandbox_run_laws as runs
@@ -50,4 +51,5 @@ LAWS: Sequence[Law] = (
     freezes.a_freeze_that_is_cancelled_is_undone,
     freezes.a_deadline_that_passes_in_the_freeze_ends_the_run_afterwards,
     lives.a_worker_that_is_root_never_runs_code_as_itself,
+    egress.an_entrance_answers_to_this_sandbox_and_only_while_somebody_listens,
 )
