@@ -37,6 +37,9 @@ class EngineHooks(Protocol):
     def pool_taken(self, *, hit: bool) -> None:
         """A creation found a fitting sandbox in the warm pool, or did not."""
 
+    def pool_tampered(self, *, change: str) -> None:
+        """A waiting sandbox was not as it was put by (``canary.Change``), and was thrown away."""
+
     def pool_depth(self, *, ready: int, target: int) -> None:
         """How many sandboxes wait, and how many the pool wants."""
 
@@ -74,6 +77,9 @@ class NoHooks:
         """Do nothing."""
 
     def pool_taken(self, *, hit: bool) -> None:
+        """Do nothing."""
+
+    def pool_tampered(self, *, change: str) -> None:
         """Do nothing."""
 
     def pool_depth(self, *, ready: int, target: int) -> None:

@@ -64,6 +64,7 @@ class Session:
         """
         self._keeper = RecordKeeper(record, services.clock, durable=adopted)
         self._slot = slot
+        slot.used = True
         self._services = services
         self._activity = Activity(services.clock, last_ms=record.last_activity_ms)
         self._raw_workspace = workspace

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.sandbox.base import HostIdentity, Sandbox
 from codegen_mcp.sandbox.cgroup import Cgroup
 from codegen_mcp.sandbox.volumes.base import Volume
+
+if TYPE_CHECKING:
+    from codegen_mcp.engine.canary import Pristine
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,10 @@ class Slot:
     """None before the first boot of an adopted session."""
     env: dict[str, str] = field(default_factory=dict)
     """What the sandbox was told."""
+    pristine: Pristine | None = None
+    """How it was when it was put by to wait; None for one that never waited."""
+    used: bool = False
+    """It is, or was, a session's: it is never put by again."""
 
     @property
     def key(self) -> SlotKey:

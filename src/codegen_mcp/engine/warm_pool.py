@@ -13,6 +13,7 @@ from codegen_mcp.core.clock import Clock
 from codegen_mcp.core.errors import WorkerError
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
+from codegen_mcp.engine import canary
 from codegen_mcp.engine.demand import Demand
 from codegen_mcp.engine.hooks import EngineHooks
 from codegen_mcp.engine.host_memory import available_memory_bytes
@@ -85,7 +86,7 @@ class WarmPool:
         self._booting = 0
         self._failures = 0
         self._taken = 0.0
-        self._next_trim = clock.monotonic()
+        self._next_trim = self._next_look = clock.monotonic()
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._tasks = OwnedTasks()
@@ -127,16 +128,18 @@ class WarmPool:
             self._drop(self._ready.pop())
 
     def take(self, interpreter: Interpreter, limits: ResourceLimits) -> Slot | None:
-        """Take the longest waiting sandbox that fits and lives; None is a miss."""
+        """Take the longest waiting sandbox that fits and is as it was put by; None is a miss."""
         key = SlotKey.of(interpreter, limits)
         self._note(key, interpreter)
         slot = None
         for candidate in [one for one in self._ready if one.key == key]:
             self._ready.remove(candidate)
-            if candidate.sandbox is not None and candidate.sandbox.alive:
+            change = canary.changed(candidate)
+            if change is None:
+                candidate.used = True
                 slot = candidate
                 break
-            log.warning("pool.sandbox_lost", directory=candidate.directory.name)
+            self._tell(candidate, change)
             self._drop(candidate)
         if slot is None:
             self.misses += 1
@@ -189,6 +192,7 @@ class WarmPool:
         while not self._closed:
             self._wake.clear()
             self._trim()
+            await self._look()
             kind = self._next()
             if kind is not None and self._ready:
                 calm_s = CALM_S - (time.monotonic() - self._taken)
@@ -207,6 +211,20 @@ class WarmPool:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def _look(self) -> None:
+        """Throw away what is not as it was put by, every ``TICK_S``."""
+        if self._clock.monotonic() < self._next_look:
+            return
+        self._next_look = self._clock.monotonic() + TICK_S
+        for slot in list(self._ready):
+            change = canary.examined(slot) if slot in self._ready else None
+            if change is not None:
+                self._ready.remove(slot)
+                self._tell(slot, change)
+                self._drop(slot)
+                self._changed()
+            await asyncio.sleep(0)
 
     def _next(self) -> tuple[Demand, Interpreter] | None:
         if self._busy() or len(self._ready) >= self.target:
@@ -227,6 +245,7 @@ class WarmPool:
         started = time.monotonic()
         try:
             slot = await self._make(directory, interpreter, self._limits(demand.key), {})
+            canary.park(slot)
         except Exception as error:
             self._failures += 1
             reason = error.reason if isinstance(error, WorkerError) else type(error).__name__
@@ -234,8 +253,8 @@ class WarmPool:
             return False
         finally:
             self._booting -= 1
-            if slot is None:
-                self._discard(directory, None)
+            if slot is None or slot.pristine is None:
+                self._discard(directory, slot)
             else:
                 self._ready.append(slot)
             self._settled.set()
@@ -260,6 +279,13 @@ class WarmPool:
             self._next_trim = self._clock.monotonic() + TICK_S  # demand may well come back
             self._drop(self._ready.pop(0))
         self._changed()
+
+    def _tell(self, slot: Slot, change: canary.Change) -> None:
+        if change is canary.Change.LOST:
+            log.warning("pool.sandbox_lost", directory=slot.directory.name)
+            return
+        log.error("pool.sandbox_tampered", directory=slot.directory.name, change=change.value)
+        self._hooks.pool_tampered(change=change.value)
 
     def _drop(self, slot: Slot) -> None:
         self._discard(slot.directory, slot)

@@ -89,6 +89,12 @@ class WorkerMetrics:
         self._misses = Counter(
             "worker_pool_misses", "Sessions that found none that fits.", registry=registry
         )
+        self._tampered = Counter(
+            "worker_pool_tampered",
+            "Waiting sandboxes that were thrown away, since they were not as they were put by.",
+            ["change"],
+            registry=registry,
+        )
         self._ready = Gauge("worker_pool_depth", "Sandboxes that wait.", registry=registry)
         self._target = Gauge("worker_pool_target", "Sandboxes wanted.", registry=registry)
         self._tasks = Counter(
@@ -167,6 +173,10 @@ class WorkerMetrics:
     def pool_taken(self, *, hit: bool) -> None:
         """Count."""
         (self._hits if hit else self._misses).inc()
+
+    def pool_tampered(self, *, change: str) -> None:
+        """Count."""
+        self._tampered.labels(change).inc()
 
     def pool_depth(self, *, ready: int, target: int) -> None:
         """Set."""
