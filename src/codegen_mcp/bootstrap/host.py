@@ -93,6 +93,7 @@ async def open_host(settings: Settings) -> AsyncIterator[Host]:
         volumes, volume_probes = await volume_registry.choose(settings.volume, volume_config)
         trial = identities.lease()
         fetcher = identities.lease()
+        guests = identities.lease()
         languages = make_languages(
             state.root,
             packages=package_config(settings, fetcher),
@@ -120,6 +121,7 @@ async def open_host(settings: Settings) -> AsyncIterator[Host]:
                 interpreter=catalog.default,
                 identity=trial,
                 neighbour=fetcher,
+                guest_identity=guests,
                 cgroups=detection.driver,
                 volumes=volumes,
                 container_image=settings.container_image,

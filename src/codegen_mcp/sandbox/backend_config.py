@@ -28,6 +28,8 @@ class BackendConfig:
     """A host user that no session has, for the self-test; None where the worker is not root."""
     neighbour: HostIdentity | None = None
     """Another one, for the neighbour that is attacked; None is the same as ``identity``."""
+    guest_identity: HostIdentity | None = None
+    """A third, which guests run as where the worker is root: code of sessions is never that."""
     cgroups: CgroupDriver | None = None
     """None where there is none."""
     volumes: VolumeDriver | None = None

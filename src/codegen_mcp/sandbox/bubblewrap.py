@@ -22,7 +22,7 @@ from codegen_mcp.sandbox.base import (
     Sandbox,
     SandboxSpec,
 )
-from codegen_mcp.sandbox.bubblewrap_args import write_recipe
+from codegen_mcp.sandbox.bubblewrap_args import UID, write_recipe
 from codegen_mcp.sandbox.guest_protocol import guest_argv
 from codegen_mcp.sandbox.guest_sandbox import GuestSandbox
 from codegen_mcp.sandbox.launch_arguments import Arguments
@@ -31,6 +31,7 @@ from codegen_mcp.sandbox.launcher import ENVIRONMENT, Spawner
 from codegen_mcp.sandbox.preconditions import check_directories, check_identity
 from codegen_mcp.sandbox.probe import enforcement, self_test
 from codegen_mcp.sandbox.run_environment import base_environment
+from codegen_mcp.sandbox.two_users import make_namespace
 
 SEARCHED = "/usr/bin:/bin:/usr/local/bin"
 """Where the program is looked for, whatever the worker's PATH."""
@@ -50,6 +51,7 @@ class BubblewrapBackend:
     def __init__(self, config: BackendConfig, *, private_proc: bool | None = None) -> None:
         self._config = config
         self._private_proc = private_proc
+        self._two_users = config.guest_identity is not None
         self._spawner: Spawner | None = None
 
     carries_egress = True
@@ -70,6 +72,17 @@ class BubblewrapBackend:
     async def probe(self) -> Probe:
         """Boot the full recipe and try its walls from inside; without /proc if that must be."""
         version = await _version()
+        if self._two_users:
+            probe = await self._self_test(version)
+            if probe.available:
+                return probe
+            self._two_users = False
+            single = await self.probe()
+            if single.available:
+                why = f"guest and code share a user ({probe.reason})"
+                reason = f"{single.reason}; {why}" if single.reason else why
+                return dataclasses.replace(single, reason=reason)
+            return single
         if self._private_proc is not False:
             probe = await self._self_test(version)
             if probe.available or _NO_PROC not in probe.reason or self._private_proc:
@@ -98,14 +111,25 @@ class BubblewrapBackend:
         check_directories(spec)
         program = find_bubblewrap()
         private_proc = self._private_proc is not False
+        if self._spawner is None:
+            self._spawner = Spawner()
+        guest_user = self._config.guest_identity if self._two_users else None
+        namespace = -1
+        if guest_user is not None and spec.identity is not None:
+            namespace = await make_namespace(
+                self._spawner, guest=guest_user, session=spec.identity, called=UID
+            )
 
         def command(out: Arguments, control_fd: int, status_fd: int) -> list[str]:
+            if namespace >= 0:
+                out.fds.append(namespace)  # closed with the others
             write_recipe(
                 out,
                 spec,
                 guest=self._config.guest_directory,
                 status_fd=status_fd,
                 private_proc=private_proc,
+                namespace_fd=namespace,
             )
             return [
                 program,
@@ -116,14 +140,19 @@ class BubblewrapBackend:
                     control_fd=control_fd,
                     site_packages=spec.interpreter.site_packages,
                     proc=private_proc,
+                    run_as=(UID, UID, 0) if namespace >= 0 else None,
                     egress_port=spec.egress_port,
                     env=base_environment(spec.interpreter, spec.limits),
                 ),
             ]
 
-        if self._spawner is None:
-            self._spawner = Spawner()
-        guest = await launch(self._spawner, spec, command, LaunchedGuest)
+        guest = await launch(
+            self._spawner,
+            spec,
+            command,
+            LaunchedGuest,
+            identity=guest_user if namespace >= 0 else None,
+        )
         return await or_end(GuestSandbox.boot(guest, spec), guest)
 
 

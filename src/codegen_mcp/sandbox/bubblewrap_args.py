@@ -18,6 +18,8 @@ from codegen_mcp.sandbox.launch_arguments import Arguments
 
 UID = 1000
 """The user inside, whoever it is outside."""
+GUEST_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL")
+"""What a guest needs that is another user than the code: to become that, and to kill it."""
 EGRESS = "/run/codegen/egress.sock"
 
 _PASSWD = (
@@ -56,7 +58,13 @@ _PROC_FILES = ("cpuinfo", "meminfo", "stat", "loadavg", "version", "filesystems"
 
 
 def write_recipe(
-    out: Arguments, spec: SandboxSpec, *, guest: Path, status_fd: int, private_proc: bool
+    out: Arguments,
+    spec: SandboxSpec,
+    *,
+    guest: Path,
+    status_fd: int,
+    private_proc: bool,
+    namespace_fd: int = -1,
 ) -> None:
     """Append the whole recipe for one sandbox.
 
@@ -67,9 +75,10 @@ def write_recipe(
         status_fd: Where bubblewrap reports the child's process id.
         private_proc: False leaves /proc out, but for a few harmless files, where the kernel
             refuses to mount one (its own is masked, as in most containers).
+        namespace_fd: User namespace of ``two_users.py``; -1 has bubblewrap make one of one user.
     """
-    _walls(out)
-    if private_proc:
+    _walls(out, namespace_fd)
+    if private_proc and namespace_fd < 0:
         out.add("--disable-userns")  # writes to /proc/sys; elsewhere seccomp alone refuses them
     _system(out)
     _kernel_files(out, spec.limits.tmp_bytes, private_proc=private_proc)
@@ -77,18 +86,24 @@ def write_recipe(
     for path in ("/dev", "/proc", "/"):
         if path != "/proc" or private_proc:
             out.add("--remount-ro", path)
-    out.add("--chdir", base.WORKSPACE)
+    out.add("--chdir", base.WORKSPACE if namespace_fd < 0 else "/")
     for name, value in GUEST_ENV.items():
         out.add("--setenv", name, value)
     out.add("--seccomp", out.data(seccomp.build()))
     out.add("--json-status-fd", status_fd)
 
 
-def _walls(out: Arguments) -> None:
-    out.add("--unshare-user", "--uid", UID, "--gid", UID)
+def _walls(out: Arguments, namespace_fd: int) -> None:
+    if namespace_fd < 0:
+        out.add("--unshare-user", "--uid", UID, "--gid", UID)
+    else:
+        out.add("--userns", namespace_fd, "--uid", 0, "--gid", 0)
     out.add("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--unshare-cgroup")
     out.add("--hostname", "sandbox", "--die-with-parent", "--new-session", "--as-pid-1")
     out.add("--cap-drop", "ALL", "--clearenv")
+    if namespace_fd >= 0:
+        for capability in GUEST_CAPABILITIES:
+            out.add("--cap-add", capability)
 
 
 def _system(out: Arguments) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from codegen_mcp.sandbox import base
 from codegen_mcp.sandbox.base import SandboxSpec
-from codegen_mcp.sandbox.bubblewrap_args import UID
+from codegen_mcp.sandbox.bubblewrap_args import GUEST_CAPABILITIES, UID
 from codegen_mcp.sandbox.guest_protocol import GUEST_ENV, guest_argv
 from codegen_mcp.sandbox.gvisor_rootfs import system_directories
 from codegen_mcp.sandbox.run_environment import base_environment
@@ -23,8 +23,6 @@ from codegen_mcp.sandbox.run_environment import base_environment
 CONTROL = 100
 """The guest's control descriptor: well above what an interpreter opens for itself."""
 _GUEST_UID = 1
-_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL")
-"""What the guest needs to become another user and to kill it; gVisor's own kernel grants it."""
 _SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 _READ_ONLY = ("ro", "rbind", "nosuid", "nodev")
 _WRITABLE = ("rw", "rbind", "nosuid", "nodev")
@@ -47,7 +45,7 @@ def write_bundle(directory: Path, spec: SandboxSpec, *, rootfs: Path, guest: Pat
             "args": entry_argv(spec, "stdin", run_as=(0, UID, _GUEST_UID), relay=True),
             "env": [f"{name}={value}" for name, value in GUEST_ENV.items()],
             "cwd": "/",
-            "capabilities": {name: list(_CAPABILITIES) for name in _SETS},
+            "capabilities": {name: list(GUEST_CAPABILITIES) for name in _SETS},
             "noNewPrivileges": True,
         },
         "root": {"path": str(rootfs), "readonly": True},

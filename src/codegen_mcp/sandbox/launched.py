@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from codegen_mcp.core.errors import SandboxUnavailable
-from codegen_mcp.sandbox.base import SandboxSpec
+from codegen_mcp.sandbox.base import HostIdentity, SandboxSpec
 from codegen_mcp.sandbox.cgroup import Cgroup
 from codegen_mcp.sandbox.launch_arguments import Arguments
 from codegen_mcp.sandbox.launcher import (
@@ -200,6 +200,7 @@ async def launch(
     make_command: MakeCommand,
     kind: type[_Guest],
     prepare: Callable[[_Guest], None] | None = None,
+    identity: HostIdentity | None = None,
 ) -> _Guest:
     """Start a launcher and learn the guest's pid from its report.
 
@@ -209,6 +210,7 @@ async def launch(
         make_command: Says how.
         kind: What the started guest is.
         prepare: Is given the guest before anything of it can fail.
+        identity: The launcher's user, where that is not the session's.
 
     Raises:
         SandboxUnavailable: It did not start, with the launcher's own words; nothing is left.
@@ -225,7 +227,7 @@ async def launch(
             command = make_command(arguments, theirs.fileno(), report_fd)
             attach_files = spec.cgroup.attach_files if spec.cgroup is not None else ()
             spawning = spawner.spawn(
-                entry(command, identity=spec.identity, attach_files=attach_files),
+                entry(command, identity=identity or spec.identity, attach_files=attach_files),
                 pass_fds=(
                     *arguments.fds,
                     report_fd,

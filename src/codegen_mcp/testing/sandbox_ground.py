@@ -38,6 +38,8 @@ class Ground:
     interpreter: Interpreter
     identities: Sequence[HostIdentity] = ()
     """Empty where the tests are not root."""
+    guest_identity: HostIdentity | None = None
+    """What guests run as."""
 
     def to_json(self, state: Path) -> str:
         """Write it down for a process without identities of its own, on another state directory."""
@@ -76,6 +78,7 @@ class Ground:
                 interpreter=self.interpreter,
                 identity=first,
                 neighbour=second,
+                guest_identity=self.guest_identity,
                 cgroups=driver,
                 volumes=Volumes(volume, volumes) if volume else None,
                 container_image=image_name(),
@@ -97,16 +100,24 @@ def prepared_ground() -> Iterator[Ground]:
     with ExitStack() as stack:
         state = stack.enter_context(open_directory())
         identities: list[HostIdentity] = []
+        guests: HostIdentity | None = None
         if os.geteuid() == 0:
             leases = UidLeases(UidRange.parse(_UIDS), f"test-{os.getpid()}")
             stack.callback(leases.close)
             identities = [leases.lease() for _ in range(4)]
+            guests = leases.lease()
         discovery = InterpreterDiscovery(state, identity=identities[0] if identities else None)
         stack.callback(discovery.close)
         interpreter = discovery.discover_now()[0]
         source = Path(codegen_mcp.sandbox.guest.__file__).parent
         guest = install_guest(source, state, [interpreter])
-        yield Ground(state=state, guest=guest, interpreter=interpreter, identities=identities)
+        yield Ground(
+            state=state,
+            guest=guest,
+            interpreter=interpreter,
+            identities=identities,
+            guest_identity=guests,
+        )
 
 
 @contextmanager
