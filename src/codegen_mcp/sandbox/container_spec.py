@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+from codegen_mcp.core.errors import SandboxUnavailable
 from codegen_mcp.sandbox import base
 from codegen_mcp.sandbox.base import HostIdentity, SandboxSpec
 from codegen_mcp.sandbox.guest_protocol import GUEST_ENV
@@ -31,13 +32,11 @@ def container_body(
         guest: Host directory of the guest's program.
         control: Host directory with the control socket.
         label: Value of LABEL.
+
+    Raises:
+        SandboxUnavailable: Something to be mounted is missing.
     """
     limits = spec.limits
-    mounted = read_only_binds(spec, guest)
-    binds = {inside: f"{source}:{inside}:ro" for inside, source in mounted.items()}
-    binds[CONTROL] = f"{control}:{CONTROL}:ro"
-    for inside, part in ((base.WORKSPACE, "workspace"), (base.VENV, "venv")):
-        binds[inside] = f"{spec.volume.root / part}:{inside}:rw"
     tmp = f"rw,nosuid,nodev,size={limits.tmp_bytes},mode=1777"
     return {
         "Image": image,
@@ -50,7 +49,7 @@ def container_body(
         "Labels": {LABEL: label},
         "NetworkDisabled": True,
         "HostConfig": {
-            "Binds": [binds[inside] for inside in sorted(binds)],
+            "Mounts": _mounts(spec, guest, control),
             "Tmpfs": {"/tmp": tmp},
             "ShmSize": limits.tmp_bytes,
             "NetworkMode": "none",
@@ -67,6 +66,26 @@ def container_body(
             "OomScoreAdj": 500,
         },
     }
+
+
+def _mounts(spec: SandboxSpec, guest: Path, control: Path) -> list[dict[str, object]]:
+    """What to bind; checked first, because some engines make what is missing on the host, as root.
+
+    Raises:
+        SandboxUnavailable: Something is missing.
+    """
+    sources = {**read_only_binds(spec, guest), CONTROL: control}
+    for source in sources.values():
+        if not source.exists():
+            raise SandboxUnavailable(f"the launcher failed: {str(source)!r} does not exist")
+    mounts: list[dict[str, object]] = [
+        {"Type": "bind", "Source": str(sources[inside]), "Target": inside, "ReadOnly": True}
+        for inside in sorted(sources)
+    ]
+    for inside, part in ((base.WORKSPACE, "workspace"), (base.VENV, "venv")):
+        source = str(spec.volume.root / part)
+        mounts.append({"Type": "bind", "Source": source, "Target": inside, "ReadOnly": False})
+    return mounts
 
 
 def _ulimits(open_files: int) -> list[dict[str, object]]:
