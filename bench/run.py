@@ -21,6 +21,7 @@ import checkpoint
 import coordinator
 import density
 import egress
+import isolation
 import packages
 import tool_calls
 from processes import bare_server, worker
@@ -176,8 +177,9 @@ GROUPS = {
     "checkpoint": checkpoint.measure,
     "mcp": tool_calls.measure,
     "coordinator": coordinator.measure,
-}
     "egress": egress.measure,
+    "isolation": isolation.measure,
+}
 
 
 async def main(names: list[str]) -> int:
