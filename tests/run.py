@@ -17,7 +17,10 @@ FLOOR = 90
 ALONE = (
     "tests/integration/test_loop_volumes.py",
     "tests/contract/test_volumes.py",
-    *(f"tests/e2e/test_{name}.py" for name in ("bombs", "host_full", "cycles", "crash")),
+    *(
+        f"tests/e2e/test_{name}.py"
+        for name in ("bombs", "host_full", "disk_flood", "cycles", "crash")
+    ),
     *(f"tests/e2e/test_checkpoint_{name}.py" for name in ("crash", "consistency")),
 )
 """Measure latencies, fill disks, kill workers and count what is mounted: nothing else beside."""

@@ -179,3 +179,46 @@ def wait_for(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+SESSIONS = """
+import asyncio, json
+from codegen_mcp.core.limits import MIB, ResourceLimits, RunLimits
+from codegen_mcp.sandbox import registry
+from codegen_mcp.testing.sandbox_ground import prepared_ground
+from codegen_mcp.testing.sandbox_rig import Rig
+
+LIMITS = ResourceLimits(memory_bytes=96 * MIB, pids=32)
+RUNS = {
+    "memory": "b'x' * (200 << 20)",
+    "pids": "import os, time\\nwhile os.fork(): pass\\ntime.sleep(600)",
+    "exit": "print(1)",
+    "timeout": "while True: pass",
+}
+
+async def main():
+    facts = {}
+    with prepared_ground() as ground, ground.config() as config:
+        async with Rig(registry.create("bubblewrap", config), config, ()) as rig:
+            place = await rig.place(LIMITS)
+            group = place.spec.cgroup.attach_files[0].parent.parent
+            for name, code in RUNS.items():
+                async with asyncio.timeout(60):
+                    while not any(p.read_text() for p in group.glob("run-*/cgroup.procs")):
+                        await asyncio.sleep(0.01)
+                seconds = 3 if name == "timeout" else 100
+                limits = RunLimits(timeout_s=seconds, output_bytes=MIB)
+                ran = await rig.run(place, code, limits=limits)
+                facts[name] = ran.end.ended_by.name.lower()
+    print(json.dumps(facts))
+
+asyncio.run(main())
+"""
+
+
+def test_sessions_of_an_ordinary_user_s_service_are_limited_and_told_why(
+    service: Path, token: str
+) -> None:
+    delegate(service)
+    found = look(service, token, code=SESSIONS)
+    assert found == {name: name for name in ("memory", "pids", "exit", "timeout")}

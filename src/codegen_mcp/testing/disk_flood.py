@@ -24,6 +24,12 @@ while True:
         file.write(b'x' * (1 << 20))
     number += 1
 """
+DRAIN = """
+import os
+for name in os.listdir('.'):
+    if name.startswith('flood-'):
+        os.unlink(name)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +94,7 @@ async def flood(state: Path, size: Flood) -> Seen:
             assert await until(
                 lambda: free_on(state.parent) > size.reserve_bytes + 4 * MIB, within_s=60.0
             )
-            ran = await sessions[0].python("import os\nos.unlink('flood-0')\nprint(1)")
+            ran = await sessions[0].python(DRAIN)
             assert ran.ok, ran
             # A watched directory is counted a moment later.
             sha256 = await until(lambda: _acknowledged(sessions[0], "after"), within_s=30.0)

@@ -72,13 +72,18 @@ class Rig:
     """One backend with a bed for its sandboxes."""
 
     def __init__(
-        self, backend: SandboxBackend, config: BackendConfig, identities: Sequence[HostIdentity]
+        self,
+        backend: SandboxBackend,
+        config: BackendConfig,
+        identities: Sequence[HostIdentity],
+        *,
+        with_volumes: bool = False,
     ) -> None:
         self.backend = backend
         self.config = config
         self.one_to_one = backend.name != "gvisor"
         """Whether each process inside is one of the host's; gVisor's kernel has its own."""
-        self.bed = Bed(backend, config, with_volumes=False)
+        self.bed = Bed(backend, config, with_volumes=with_volumes)
         self._users: Iterator[HostIdentity | None] = cycle([*identities] or [None])
 
     async def __aenter__(self) -> Self:
