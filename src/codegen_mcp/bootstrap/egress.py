@@ -29,7 +29,7 @@ class Network:
 async def make_egress(
     settings: Settings, backend: SandboxBackend, network: Network | None = None
 ) -> Egress:
-    """Make it; it opens nothing by itself.
+    """Make it; it opens nothing by itself, and what it needs of the host it makes when asked.
 
     Raises:
         InvalidRequest: The file of secrets, or of authorities, cannot be used.

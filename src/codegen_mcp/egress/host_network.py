@@ -6,24 +6,37 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from codegen_mcp.egress.base import Refused, Streams
 
+THREADS = 32
 MakeSocket = Callable[[int, int], socket.socket]
 """Family and type to a new socket (socket(2))."""
 
 
 class HostResolver:
-    """getaddrinfo(3): the host's files and name servers."""
+    """getaddrinfo(3): the host's files and name servers.
+
+    In threads of its own, which go with it: a name server that never answers holds up other names
+    at most, and nothing else of the worker.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="resolve")
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
         """Resolve."""
         loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except UnicodeError as error:
-            raise OSError(str(error)) from None
-        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        return await loop.run_in_executor(self._threads, _addresses, host, port)
+
+
+def _addresses(host: str, port: int) -> Sequence[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError(str(error)) from None
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class HostDialer:

@@ -226,7 +226,6 @@ class HttpRelay:
                 out = self._near.send(
                     h11.Response(
                         status_code=event.status_code,
-                        reason=event.reason,
                         headers=self._way.response_fields(passed_on(event.headers)),
                     )
                 )

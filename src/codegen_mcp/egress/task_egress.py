@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from codegen_mcp.egress.streams import ByteStream, PlainStream
 from codegen_mcp.egress.tunnel import carry
 
 _PROXY = f"http://127.0.0.1:{PORT}"
+CONNECTING = 8
+"""Names and connections of one task that are waited for at once."""
 _NO_PROXY = "localhost,127.0.0.1,::1"
 ENVIRONMENT: Mapping[str, str] = {
     **dict.fromkeys(
@@ -62,6 +65,7 @@ class TaskEgress:
         """``trust`` and ``server_trust`` are needed with placeholders only."""
         self.config = config
         self.ledger = Ledger(config.max_bytes)
+        self._connecting = asyncio.Semaphore(CONNECTING)
         self._connector = connector
         self._rules = rules
         self._placeholders = tuple(placeholders)
@@ -98,8 +102,9 @@ class TaskEgress:
             yield environment
 
     async def connect(self, host: str, port: int) -> PlainStream:
-        """Connect past every rule."""
-        return await self._connector.connect(self._rules, self.ledger, host, port)
+        """Connect past every rule; a task that connects to many at once waits for itself."""
+        async with self._connecting:
+            return await self._connector.connect(self._rules, self.ledger, host, port)
 
     async def tunnel(self, host: str, port: int, client: ByteStream, server: ByteStream) -> None:
         """Carry what was promised; TLS ends here where the host may have a secret."""

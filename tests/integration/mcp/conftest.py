@@ -77,7 +77,9 @@ def index() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def served(index: str) -> Iterator[ServeProcess]:
     """A server for whoever needs no other than any."""
-    with serve_process(MAX_SESSIONS="80", PACKAGE_INDEX_URLS=index) as server:
+    with serve_process(
+        MAX_SESSIONS="80", PACKAGE_INDEX_URLS=index, EGRESS_ALLOW="pypi.org *.example.com"
+    ) as server:
         yield server
     assert server.process.returncode == 0
 
