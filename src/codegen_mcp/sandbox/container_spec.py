@@ -83,8 +83,8 @@ def _mounts(spec: SandboxSpec, guest: Path, control: Path) -> list[dict[str, obj
         for inside in sorted(sources)
     ]
     for inside, part in ((base.WORKSPACE, "workspace"), (base.VENV, "venv")):
-        source = str(spec.volume.root / part)
-        mounts.append({"Type": "bind", "Source": source, "Target": inside, "ReadOnly": False})
+        own = str(spec.volume.root / part)
+        mounts.append({"Type": "bind", "Source": own, "Target": inside, "ReadOnly": False})
     return mounts
 
 
