@@ -56,8 +56,9 @@ def main(arguments: list[str]) -> int:
     if reason := missing():
         print(f"vm: cannot be had here: {reason}", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with directory() as scratch:
-        command(scratch / "out", rest, known.vm_shell)
+        command(scratch / "out", rest, known.vm_shell, known.vm_seconds)
         disks(scratch)
         initramfs(scratch / "initramfs", kernel_files())
         status = boot(scratch, known.vm_seconds)
@@ -82,7 +83,7 @@ def directory() -> Iterator[Path]:
         yield Path(name)
 
 
-def command(out: Path, arguments: list[str], shell: str | None) -> None:
+def command(out: Path, arguments: list[str], shell: str | None, seconds: float) -> None:
     """Write what the guest is to run."""
     named = any(not argument.startswith("-") for argument in arguments)
     pytest = [sys.executable, "-m", "pytest", "--timeout", "300", *PYTEST]
@@ -93,6 +94,8 @@ def command(out: Path, arguments: list[str], shell: str | None) -> None:
         "export CODEGEN_TEST_VM=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1",
         "export CODEGEN_TEST_QUOTA_DIRECTORIES=/vm/ext4:/vm/xfs",
         f"cd {shlex.quote(str(ROOT))}",
+        # Also when this process is killed: the machine ends by itself.
+        f"(/vm/busybox sleep {seconds:.0f}; /vm/busybox poweroff -f) >/dev/null 2>&1 &",
         shell or shlex.join(pytest),
     ]
     (out / "command").write_text("\n".join(lines) + "\n")
@@ -116,11 +119,14 @@ def kernel_files() -> Path:
     if found:
         return found[-1].parent.parent
     depends = subprocess.run(
-        ["apt-cache", "depends", KERNEL], capture_output=True, text=True, check=True
+        ["apt-cache", "depends", KERNEL], capture_output=True, text=True, check=False
     ).stdout
-    package = next(
+    packages = [
         line.split(":", 1)[1].strip() for line in depends.splitlines() if "Depends: linux-" in line
-    )
+    ]
+    if not packages:
+        raise SystemExit(f"vm: cannot be had here: apt knows no package {KERNEL} (Debian's kernel)")
+    package = packages[0]
     print(f"vm: apt-get download {package} into .tools/vm (the guest's kernel)", file=sys.stderr)
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
