@@ -1,5 +1,7 @@
 """The same way out from containers, where this machine has an engine and the image of tests."""
 
+import os
+
 import pytest
 
 from codegen_mcp.core.errors import WorkerError
@@ -8,7 +10,11 @@ from codegen_mcp.testing.egress_rig import VALUE, egress_rig
 from codegen_mcp.testing.outer_network import PUBLIC, OuterNetwork
 from codegen_mcp.testing.worker import state_directory
 
-pytestmark = pytest.mark.asyncio(loop_scope="package")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="package"),
+    pytest.mark.soak,
+    pytest.mark.skipif("CODEGEN_TEST_SOAK" not in os.environ, reason="long; see ./dev test --soak"),
+]
 
 CODE = """
 import os, socket, urllib.request as u
