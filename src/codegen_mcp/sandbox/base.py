@@ -122,8 +122,6 @@ class SandboxSpec:
     way out. Backends that cannot have one refuse it."""
     image: str = ""
     """Of a container; empty is the worker's own choice. Other backends have none."""
-    egress_socket: Path | None = None
-    """Socket of an allow-listing proxy, bound at /run/codegen/egress.sock; None: no way out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,6 @@ UID = 1000
 """The user inside, whoever it is outside."""
 GUEST_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL")
 """What a guest needs that is another user than the code: to become that, and to kill it."""
-EGRESS = "/run/codegen/egress.sock"
 
 _PASSWD = (
     "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n"
@@ -150,5 +149,3 @@ def _session(out: Arguments, spec: SandboxSpec, guest: Path) -> None:
         out.add("--ro-bind", source, inside)
     out.add("--bind", spec.volume.root / "workspace", base.WORKSPACE)
     out.add("--bind", spec.volume.root / "venv", base.VENV)
-    if spec.egress_socket is not None:
-        out.add("--ro-bind", spec.egress_socket, EGRESS)

@@ -52,7 +52,6 @@ def spec(tmp_path: Path) -> SandboxSpec:
         identity=None,
         cgroup=None,
         read_only={"/run/codegen/tools": Path("/state/tools")},
-        egress_socket=Path("/state/egress"),
     )
 
 
@@ -105,7 +104,6 @@ def test_trees_come_from_their_sources_to_their_own_paths(spec: SandboxSpec) -> 
     assert follows(words, "--ro-bind", "/state/templates/t", "/run/codegen/template")
     assert follows(words, "--ro-bind", "/state/guest", "/run/codegen/guest")
     assert follows(words, "--ro-bind", "/state/tools", "/run/codegen/tools")
-    assert follows(words, "--ro-bind", "/state/egress", "/run/codegen/egress.sock")
 
 
 def test_scratch_space_is_bounded(spec: SandboxSpec) -> None:

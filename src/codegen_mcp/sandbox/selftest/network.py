@@ -201,13 +201,14 @@ refused(
         wall="network",
         source="https://www.rfc-editor.org/rfc/rfc9110#name-connect",
         code="""
-def connect(path):
-    with socket.socket(socket.AF_UNIX) as s:
-        s.connect(path)
+def connect(address):
+    with socket.socket() as s:
+        s.settimeout(5)
+        s.connect(address)
         return "connected"
 
 
-refused(egress=lambda: connect("/run/codegen/egress.sock"))
+refused(egress=lambda: connect(("127.0.0.1", 3128)))
 """,
     ),
 )
