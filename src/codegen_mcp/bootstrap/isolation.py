@@ -16,6 +16,8 @@ from codegen_mcp.sandbox.report import describe
 from codegen_mcp.settings import Settings
 
 WARNING = "sandbox: WARNING "
+SHOWN_HOSTS = 8
+"""Of EGRESS_ALLOW, in the start-up lines."""
 
 
 def isolation(probe: Probe, egress: Egress) -> dict[str, str]:
@@ -78,4 +80,13 @@ def sandbox_lines(settings: Settings, host: Host, choice: Choice) -> list[str]:
         lines.append(f"{WARNING}no cgroup for {lacking}; to get it: {detection.fix}")
     if volumes.warning:
         lines.append(f"{WARNING}{volumes.warning}")
+    allowed = settings.egress_allow.split()
+    if allowed and not getattr(choice.backend, "carries_egress", False):
+        lines.append(
+            f"{WARNING}EGRESS_ALLOW is set, and {choice.backend.name} has no way out to the "
+            "network: tasks that ask for it are refused; use bubblewrap or container"
+        )
+    elif allowed:
+        shown = " ".join(allowed[:SHOWN_HOSTS]) + (" ..." if len(allowed) > SHOWN_HOSTS else "")
+        lines.append(f"sandbox: tasks that ask for the network reach {shown}, and nothing else")
     return lines

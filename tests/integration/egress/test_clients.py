@@ -269,3 +269,16 @@ async def test_a_fork_has_its_parents_list(web):
     assert done.denied == {"other.example:80": "not on the session's allow list"}
     with pytest.raises(WrongState):
         await web.python(child.session_id, "1", allow_hosts=("other.example",))
+
+
+async def test_a_restored_session_has_its_list(web):
+    await web.servers.web(OTHER)
+    session = await web.session(allow_network=True, allow_hosts=("web.example",))
+    info = await web.engine.checkpoints.save(session)
+    restored = await web.engine.checkpoints.restore(str(info.checkpoint_id), create_new_session=True)
+    done = await web.python(
+        restored.session_id,
+        "import urllib.request as u; u.urlopen('http://other.example')",
+        allow_network=False,
+    )
+    assert done.denied == {"other.example:80": "not on the session's allow list"}
