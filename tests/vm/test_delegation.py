@@ -196,6 +196,12 @@ RUNS = {
     "timeout": "while True: pass",
 }
 
+def moved(group):
+    try:
+        return any(path.read_text() for path in group.glob("run-*/cgroup.procs"))
+    except OSError:  # removed meanwhile
+        return False
+
 async def main():
     facts = {}
     with prepared_ground() as ground, ground.config() as config:
@@ -204,7 +210,7 @@ async def main():
             group = place.spec.cgroup.attach_files[0].parent.parent
             for name, code in RUNS.items():
                 async with asyncio.timeout(60):
-                    while not any(p.read_text() for p in group.glob("run-*/cgroup.procs")):
+                    while not moved(group):
                         await asyncio.sleep(0.01)
                 seconds = 3 if name == "timeout" else 100
                 limits = RunLimits(timeout_s=seconds, output_bytes=MIB)

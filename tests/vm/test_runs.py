@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -65,8 +65,9 @@ def run_groups(place: Place) -> dict[str, str]:
     """Names of the runs' groups that hold a process, with those processes."""
     found = {}
     for path in group_of(place).glob("run-*"):
-        if processes := FS.read(path / "cgroup.procs").split():
-            found[path.name] = " ".join(processes)
+        with suppress(OSError):  # removed meanwhile
+            if processes := FS.read(path / "cgroup.procs").split():
+                found[path.name] = " ".join(processes)
     return found
 
 
