@@ -275,7 +275,9 @@ async def test_a_restored_session_has_its_list(web):
     await web.servers.web(OTHER)
     session = await web.session(allow_network=True, allow_hosts=("web.example",))
     info = await web.engine.checkpoints.save(session)
-    restored = await web.engine.checkpoints.restore(str(info.checkpoint_id), create_new_session=True)
+    restored = await web.engine.checkpoints.restore(
+        str(info.checkpoint_id), create_new_session=True
+    )
     done = await web.python(
         restored.session_id,
         "import urllib.request as u; u.urlopen('http://other.example')",
