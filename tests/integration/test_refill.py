@@ -110,6 +110,10 @@ async def test_a_session_gets_everything_back_and_owns_it(
         await rig.run(place, "import os; os.makedirs('old/er'); os.chmod('old', 0)")
         report = await do(place, saved)
         root = place.spec.volume.root
+        if name == "gvisor":  # it keeps FIFOs to itself: stated, and told by name
+            with pytest.raises(Corrupt, match="pipe' is missing"):
+                check_volume(root, saved.manifest.entries)
+            return
         check_volume(root, saved.manifest.entries)
         assert report.names == len(saved.manifest.entries)
         if place.spec.identity is not None:
@@ -127,7 +131,7 @@ def test_an_ordinary_user_gets_everything_back(ground: Ground, name: str) -> Non
     answer = json.loads(done.stdout)
     if "unavailable" in answer:
         pytest.skip(answer["unavailable"])
-    assert answer == {"problem": ""}
+    assert answer == {"problem": "'venv/pipe' is missing" if name == "gvisor" else ""}
 
 
 async def test_a_long_file_of_holes_stays_holes(ground: Ground, tmp_path: Path) -> None:
