@@ -296,7 +296,7 @@ async def explode(on: Ground, bomb: Bomb) -> tuple[list[float], Ran]:
     async with driven(on.wire, **bomb.limits) as session:
         uid = host_user(on.state, session.id)
         usual = await settled(uid)
-        assert usual >= 3  # the launcher, the guest and its spare
+        assert usual >= 1  # the spare; launcher and guest may be another user
         await on.neighbour.seconds()
         ran = await session.task(bomb.tool, timeout_s=bomb.timeout_s, **bomb.constraints)
         during = await on.neighbour.seconds()
