@@ -21,6 +21,9 @@ def small_host(directory: Path, size_bytes: int) -> Iterator[Path]:
         file.truncate(size_bytes)
     subprocess.run([find_tool("mkfs.ext4"), "-q", "-F", "-m0", "-b4096", str(image)], check=True)
     root.mkdir()
+    # Workers of other tests have copies of all mounts; a shared parent tells them of an unmount,
+    # which would else leave the device to them for as long as they live (mount_namespaces(7)).
+    subprocess.run(["mount", "--bind", "--make-shared", directory, directory], check=True)
     with attached(image) as device:
         mounts.mount(str(device), root, "ext4", mounts.MS_NOATIME)
     try:
@@ -28,6 +31,7 @@ def small_host(directory: Path, size_bytes: int) -> Iterator[Path]:
     finally:
         for entry in mounts.mounts_below(root):  # what a failed test left on it comes first
             mounts.unmount(entry.mount_point, mounts.MNT_DETACH)
+        mounts.unmount(directory, mounts.MNT_DETACH)
         image.unlink()
 
 
