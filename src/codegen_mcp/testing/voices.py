@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import urllib.request
 from pathlib import Path
@@ -51,26 +52,27 @@ async def speak(settings: Settings) -> dict[str, Any]:
 
 
 async def voices(state: Path, level: str) -> dict[str, Any]:
-    """The worker's words, and then the doctor's."""
-    from codegen_mcp.cli.doctor import exit_code
-    from codegen_mcp.cli.doctor_report import Doctor
-
-    def settings(name: str) -> Settings:
-        return Settings.model_validate(
-            {
-                "base_workspace": state / name,
-                "grpc_port": 0,
-                "pool_size": 0,
-                "memory_bytes": 128 * MIB,
-                "disk_bytes": 32 * MIB,
-                "disk_reserve_bytes": 0,
-                "require_isolation": level,
-            }
-        )
-
-    worker = await speak(settings("worker"))
-    report = await Doctor(settings("doctor")).examine()
-    return {"worker": worker, "doctor": report, "exit_code": exit_code(report)}
+    """The worker's words, and then the doctor's, who is a process of its own."""
+    limits = {"memory_bytes": 128 * MIB, "disk_bytes": 32 * MIB, "require_isolation": level}
+    settings = Settings.model_validate(
+        {
+            "base_workspace": state / "worker",
+            "grpc_port": 0,
+            "pool_size": 0,
+            "disk_reserve_bytes": 0,
+            **limits,
+        }
+    )
+    worker = await speak(settings)
+    chosen = {name.upper(): str(value) for name, value in limits.items()}
+    doctor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "codegen_mcp.cli.main", "doctor", "--json"),
+        env={**os.environ, **chosen, "BASE_WORKSPACE": str(state / "doctor")},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await doctor.communicate()
+    return {"worker": worker, "doctor": json.loads(said), "exit_code": doctor.returncode}
 
 
 def _get(url: str) -> str:
