@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from codegen_mcp.core.errors import InvalidRequest, SandboxUnavailable
-from codegen_mcp.sandbox import bubblewrap, fixes, landlock, probe, registry, seccomp
+from codegen_mcp.sandbox import bubblewrap, fixes, landlock, registry, seccomp
 from codegen_mcp.sandbox import seccomp_tables as tables
 from codegen_mcp.sandbox.base import WALLS, Enforcement, IsolationLevel, Probe
 from codegen_mcp.sandbox.report import describe
@@ -101,7 +101,8 @@ async def test_the_bare_backend_needs_explicit_consent(ground: Ground) -> None:
 
 async def test_unknown_names_are_refused_with_the_known_ones(ground: Ground) -> None:
     with ground.config() as config:
-        with pytest.raises(InvalidRequest, match=r"auto, gvisor, container, bubblewrap, .*process-hardened"):
+        known = r"auto, gvisor, container, bubblewrap, .*process-hardened"
+        with pytest.raises(InvalidRequest, match=known):
             await registry.choose(config, name="docker")
         with pytest.raises(InvalidRequest, match="process-bare"):
             registry.parse_level("strong")
