@@ -415,12 +415,14 @@ async def test_a_store_that_cannot_be_is_refused_at_the_start(monkeypatch, addre
 
 
 async def test_the_command_config_masks_secrets(monkeypatch, capsys):
-    monkeypatch.setenv("CHECKPOINT_DIR", "s3://key:secret@bucket/p")
-    monkeypatch.setenv("PACKAGE_INDEX_URLS", "https://u:secret@h/simple https://i/s?token=secret")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("CHECKPOINT_DIR", "s3://key:hush-hush@bucket/p")
+    monkeypatch.setenv(
+        "PACKAGE_INDEX_URLS", "https://u:hush-hush@h/simple https://i/s?token=hush-hush"
+    )
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
     for options in ([], ["--json"]):
         assert main(["config", *options]) == 0
         shown = capsys.readouterr().out
-        assert "secret" not in shown
+        assert "hush" not in shown
         assert "s3://***@bucket/p" in shown
         assert "https://***@h/simple https://i/s?***" in shown

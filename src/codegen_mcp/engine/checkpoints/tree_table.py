@@ -8,12 +8,8 @@ import stat
 from collections.abc import Collection, Generator, Iterator
 
 from codegen_mcp.core.checkpoint import EntryKind
-from codegen_mcp.engine.checkpoints.bounds import (
-    MAX_ENTRIES,
-    MAX_NAMES_BYTES,
-    check_entries,
-    check_names_bytes,
-)
+from codegen_mcp.engine.checkpoints import bounds
+from codegen_mcp.engine.checkpoints.bounds import check_entries, check_names_bytes
 from codegen_mcp.engine.checkpoints.scan import FirstNames, Place, Seen, scan
 from codegen_mcp.engine.checkpoints.source_files import open_entry
 
@@ -55,7 +51,7 @@ class TreeTable:
         """
         path, kind, names = seen.path, seen.kind, self.names
         self._bytes += len(path) + len(seen.target)
-        if self._bytes > MAX_NAMES_BYTES or len(names) >= MAX_ENTRIES:
+        if self._bytes > bounds.MAX_NAMES_BYTES or len(names) >= bounds.MAX_ENTRIES:
             check_names_bytes(self._bytes)
             check_entries(len(names) + (path not in names))
         if kind is None:
