@@ -115,9 +115,17 @@ def _system(out: Arguments) -> None:
             out.add("--ro-bind", path, path)
     out.add("--dir", "/etc")
     for known in (*ETC_FROM_HOST, *_python_settings()):
-        out.add("--ro-bind-try", known, known)
+        if os.path.exists(known):
+            _open_parents(out, Path(known))
+            out.add("--ro-bind-try", known, known)
     for name, text in ETC.items():
         out.add("--perms", "0444", "--ro-bind-data", out.data(text.encode()), f"/etc/{name}")
+
+
+def _open_parents(out: Arguments, path: Path) -> None:
+    """Make what leads there open to the code; bubblewrap would keep it to the guest's user."""
+    for parent in reversed(path.parents[:-1]):
+        out.add("--perms", "0755", "--dir", parent)
 
 
 def _python_settings() -> Sequence[str]:
@@ -142,6 +150,7 @@ def _kernel_files(out: Arguments, tmp_bytes: int, *, private_proc: bool) -> None
 def _session(out: Arguments, spec: SandboxSpec, guest: Path) -> None:
     sources = dict(spec.interpreter.sources)
     for tree in sorted(spec.interpreter.trees):
+        _open_parents(out, Path(tree))
         out.add("--ro-bind", sources.get(tree, tree), tree)
     out.add("--ro-bind", guest, base.GUEST)
     out.add("--ro-bind", spec.interpreter.template, base.TEMPLATE)

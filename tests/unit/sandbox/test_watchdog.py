@@ -67,9 +67,10 @@ def shells() -> list[int]:
 
 
 def test_a_worker_that_ends_by_itself_takes_the_shell_along():
+    before = set(shells())  # of workers that other tests have in this process
     with watchdog():
-        assert len(shells()) == 1
-    assert shells() == []
+        assert len(set(shells()) - before) == 1
+    assert set(shells()) <= before
 
 
 def test_the_mark_is_all_that_launchers_see_beside_the_path():
