@@ -100,7 +100,7 @@ def base() -> Iterator[Path]:
 def interpreter_for(user: list[str]) -> str:
     """Return a Python of this version that the other user may start, or skip."""
     system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
-    for python in (os.path.realpath(sys.executable), system):
+    for python in (system, os.path.realpath(sys.executable)):
         command = ["/usr/bin/setpriv", *user, python, "-c", "pass"]
         if subprocess.run(command, cwd="/", capture_output=True, check=False).returncode == 0:
             return python
