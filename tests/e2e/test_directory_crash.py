@@ -69,13 +69,11 @@ async def test_a_coordinator_killed_in_the_middle_of_a_commit_leaves_all_of_it_o
     tmp_path: Path, moment: str
 ) -> None:
     path, judge, dice = tmp_path / "directory.sqlite", Judge(), random.Random(5)
-    unheard = 0
     for _ in range(200 if SOAK else 10):
         number = dice.randrange(1, 400 if moment == "during" else 40)
         judge.hear(live(path, moment, str(number), lines=-1))
         before = dict(judge.acked)
         await judge_it(judge, path)
-        unheard += judge.acked != before
-    # Not each commit changes what somebody is told; of those that do, nobody heard of the last.
-    assert moment != "after" or unheard, "what was committed last is never there"
+        if moment == "after" and number > 10:
+            assert judge.acked != before, "what was committed last is not there"
     assert judge.acked.keys() >= set(TOGETHER)

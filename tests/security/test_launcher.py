@@ -138,7 +138,8 @@ async def test_no_process_of_a_sandbox_has_the_workers_environment(
             running = asyncio.ensure_future(rig.run(place, code, ran=ran))
             await asyncio.wait_for(ran.printed.wait(), WITHIN_S)
             pids = place.sandbox.processes()
-            assert len(pids) >= 2
+            # An engine keeps its own processes outside: guest and run are all of a container.
+            assert len(pids) >= (2 if name == "container" else 3)
             for pid in pids:
                 for file in ("environ", "cmdline"):
                     with contextlib.suppress(PermissionError):
@@ -149,7 +150,8 @@ async def test_no_process_of_a_sandbox_has_the_workers_environment(
                         with contextlib.suppress(OSError):
                             target = os.readlink(link)
                             # gVisor's kernel keeps its own configuration; code cannot reach it.
-                            if not target.startswith(f"{ground.state}/gvisor/bundles/"):
+                            own = f"{ground.state}/gvisor/bundles/"
+                            if not (target.startswith(own) and target.endswith("/config.json")):
                                 assert str(ground.state) not in target
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

@@ -3,7 +3,8 @@
 ``python -m codegen_mcp.testing.directory_lives FILE [during|after NUMBER]`` opens the SQLite file
 and does one thing after another in several sessions at once, with a line on standard output before
 each (``asked``) and one after (``acked``), until it is killed; with the further arguments it kills
-itself before its n-th statement, or after its n-th transaction, when nobody was told yet.
+itself before its n-th statement, or after the first transaction from the n-th on that moves a
+session on, when nobody was told yet.
 """
 
 from __future__ import annotations
@@ -175,9 +176,16 @@ def _die_at(moment: str, number: int) -> None:
 
     transact = SqliteThread._transact
 
+    def begun(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+        rows = connection.execute("SELECT session_id, epoch, sequence FROM session")
+        return {name: (epoch, sequence) for name, epoch, sequence in rows if sequence}
+
     def transacted(thread: SqliteThread, connection: sqlite3.Connection, jobs: Any) -> Any:
+        before = begun(connection)
         answers = transact(thread, connection, jobs)
-        if moment == "after" and transactions >= number:
+        after = begun(connection)
+        moved = any(after[name] != was for name, was in before.items())
+        if moment == "after" and transactions >= number and moved:
             os.kill(os.getpid(), signal.SIGKILL)
         return answers
 

@@ -49,7 +49,7 @@ async def test_a_session_has_it_always_and_narrows_it(http: Connect) -> None:
 async def test_what_cannot_be_had_is_said(http: Connect) -> None:
     async with http() as agent:
         for arguments, words in (
-            ({"allow_network": True, "allow_hosts": ["https://pypi.org/"]}, "write HOST"),
+            ({"allow_network": True, "allow_hosts": ["https://api.example.com/"]}, "write HOST"),
             ({"allow_network": True, "secrets": ["NOPE"]}, "EGRESS_SECRETS"),
             ({"secrets": ["NOPE"]}, "allow_network"),
         ):

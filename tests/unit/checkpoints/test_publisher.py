@@ -257,16 +257,18 @@ async def test_uploads_that_wait_take_turns(spool):
     """A worker that starts with many drafts has only few of them in memory."""
 
     class Slow(FailingStore):
-        at_once = most = 0
+        at_once = most = puts = most_puts = 0
 
         async def put_file(self, key, path, *, sha256):
             self.at_once += key.endswith(ARCHIVE)
-            self.most = max(self.most, self.at_once)
+            self.puts += 1
+            self.most, self.most_puts = max(self.most, self.at_once), max(self.most_puts, self.puts)
             try:
                 await asyncio.sleep(0)
                 return await super().put_file(key, path, sha256=sha256)
             finally:
                 self.at_once -= key.endswith(ARCHIVE)
+                self.puts -= 1
 
     store = Slow()
     for number in range(1, 9):
@@ -277,3 +279,4 @@ async def test_uploads_that_wait_take_turns(spool):
         await made.stored()
     assert len(await listed(store, spool)) == 8
     assert store.most <= 2
+    assert store.most_puts <= 2 * 3  # archive, manifest and journal of each
