@@ -123,6 +123,11 @@ class DialledLink:
         """Of the worker's start."""
         return self._owner.incarnation
 
+    @property
+    def connected(self) -> bool:
+        """Whether a call made now would be sent at once; False says nothing is there to send on."""
+        return not self._closed and self._channel.get_state() is ChannelConnectivity.READY
+
     async def unary(self, method: str, request: Message, *, epoch: int = 0) -> Message:
         """Do one unary call."""
         call = self._unary.get(method)

@@ -22,6 +22,7 @@ from codegen_mcp.coordinator.app import CoordinatorConfig, CoordinatorServer
 from codegen_mcp.coordinator.auth.base import Peer
 from codegen_mcp.coordinator.auth.grpc_auth import AuthInterceptor
 from codegen_mcp.coordinator.base import Gateway
+from codegen_mcp.coordinator.dialled_link import DialledLink
 from codegen_mcp.coordinator.embedded import EmbeddedConfig, EmbeddedWorker
 from codegen_mcp.coordinator.principal import Principal
 from codegen_mcp.core.errors import Unauthenticated
@@ -182,10 +183,23 @@ class CoordinatorRig:
             await joined.__aexit__(None, None, None)
 
     async def silence(self, worker_id: str) -> None:
-        """End its heartbeats and cut its wire: to the coordinator it is as if it were dead."""
+        """End its heartbeats and cut its wire: to the coordinator it is as if it were dead.
+
+        Returns when the coordinator has noticed the cut: a call before that counts as sent.
+        """
         member = self.members[worker_id]
         await self.leave(member)
         await member.proxy.cut()
+        links = [
+            worker.link
+            for worker in self.routing.workers.all()
+            if worker.owner.worker_id == worker_id and isinstance(worker.link, DialledLink)
+        ]
+
+        async def cut() -> bool:
+            return not any(link.connected for link in links)
+
+        await until(cut)
 
     async def stop_worker(self, worker_id: str) -> None:
         """End it without a word to the coordinator; what it keeps on disk stays."""
