@@ -9,7 +9,7 @@ import pytest
 from codegen_mcp.core.errors import SandboxUnavailable
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import MIB, ResourceLimits
-from codegen_mcp.sandbox import preconditions
+from codegen_mcp.sandbox import bubblewrap_args, preconditions
 from codegen_mcp.sandbox.base import HostIdentity, SandboxSpec
 from codegen_mcp.sandbox.bubblewrap_args import write_recipe
 from codegen_mcp.sandbox.launch_arguments import Arguments
@@ -200,3 +200,24 @@ def test_nothing_runs_as_host_root(spec: SandboxSpec, monkeypatch: pytest.Monkey
     preconditions.check_identity(HostIdentity(uid=77, gid=78))
     with pytest.raises(SandboxUnavailable, match="cannot become"):
         preconditions.check_identity(HostIdentity(uid=5, gid=5))
+
+
+def test_whatever_is_bound_can_be_reached_by_a_user_other_than_the_guests(
+    spec: SandboxSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # bubblewrap makes the parents that are missing, closed to all but the user it runs as.
+    deep = tmp_path / "etc/ssl/certs/ca.crt"
+    deep.parent.mkdir(parents=True)
+    deep.touch()
+    monkeypatch.setattr(bubblewrap_args, "ETC_FROM_HOST", (str(deep),))
+    words = recipe(spec)
+    opened = {"/"}
+    reached = set()
+    for at, word in enumerate(words):
+        if word in ("--bind", "--ro-bind", "--ro-bind-try", "--dev-bind"):
+            reached.add(words[at + 2])
+            closed = [str(up) for up in Path(words[at + 2]).parents if str(up) not in opened]
+            assert not closed, f"{words[at + 2]} lies below closed directories"
+        elif word in ("--dir", "--tmpfs", "--dev", "--proc"):
+            opened.add(words[at + 1])
+    assert {str(deep), "/opt/python", "/srv/lib", "/run/codegen/guest"} <= reached
