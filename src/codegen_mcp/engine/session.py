@@ -6,22 +6,21 @@ import asyncio
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from pathlib import Path
 
-import structlog
-
-from codegen_mcp.core.errors import Draining, Full, SandboxUnavailable, Unavailable
+from codegen_mcp.core.errors import Draining, Full, Unavailable
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
-from codegen_mcp.core.session import SessionState, check_transition
+from codegen_mcp.core.session import SessionState
 from codegen_mcp.egress.service import SessionEgress
 from codegen_mcp.engine.activity import Activity, Cancel
 from codegen_mcp.engine.base import SessionView
-from codegen_mcp.engine.pause import Pause, Stillness, checkpoint_under_way, not_found
+from codegen_mcp.engine.pause import Pause, Stillness, not_found
 from codegen_mcp.engine.ports import OpenWorkspace
 from codegen_mcp.engine.record_keeper import RecordKeeper
 from codegen_mcp.engine.run_line import Line, RunSlot
+from codegen_mcp.engine.session_life import SessionLife
 from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.session_services import SessionServices
 from codegen_mcp.engine.session_view import make_view
@@ -31,13 +30,9 @@ from codegen_mcp.engine.uninterrupted import first_of
 from codegen_mcp.engine.usage_meter import UsageMeter
 from codegen_mcp.sandbox.base import HostIdentity, Sandbox
 
-log = structlog.get_logger()
-
 RECENT_TASKS = 20
 CANCEL_WAIT_S = 5.0
 """How long cancelled tasks may take to end before the sandbox is killed under them."""
-LOST = "the sandbox ended by itself; files are kept and the next use gets a new one"
-REBOOTED = "the sandbox ended by itself and was replaced; files were kept"
 ADOPTED = "adopted from a worker that ended; files were kept, processes were not"
 
 
@@ -75,9 +70,15 @@ class Session:
         )
         self._recent: deque[str] = deque(record.recent_tasks, maxlen=RECENT_TASKS)
         self._meter = UsageMeter(services.clock)
-        self._booting: asyncio.Task[None] | None = None
-        self._state = SessionState.INITIALIZING
-        self._note = ADOPTED if adopted else ""
+        self._life = SessionLife(
+            record.session_id,
+            slot,
+            self._activity,
+            services,
+            worked=lambda: bool(self._recent),
+            booted=self._meter.restart,
+            note=ADOPTED if adopted else "",
+        )
         age_s = max(0.0, (services.clock.unix_ms() - record.created_at_ms) / 1000)
         self._born = services.clock.monotonic() - age_s
         self._egress: SessionEgress | None = None
@@ -89,8 +90,6 @@ class Session:
                 allow_hosts=record.allow_hosts,
                 directory=lambda: slot.directory,
             )
-        if slot.sandbox is not None:
-            self._move(SessionState.READY)
 
     @property
     def session_id(self) -> str:
@@ -164,16 +163,12 @@ class Session:
     @property
     def state(self) -> SessionState:
         """Its state; notices a sandbox that ended by itself."""
-        if self._state in (SessionState.READY, SessionState.IDLE, SessionState.BUSY):
-            sandbox = self._slot.sandbox
-            if sandbox is None or not sandbox.alive:
-                self._lost()
-        return self._state
+        return self._life.state
 
     @property
     def ending(self) -> bool:
         """Whether it is being destroyed."""
-        return self._state is SessionState.DRAINING
+        return self._life.ending
 
     @property
     def active_tasks(self) -> int:
@@ -223,13 +218,11 @@ class Session:
                 retry_after_s=1.0,
             )
         with self._activity.task(cancel):
-            if self.state in (SessionState.READY, SessionState.IDLE):
-                self._move(SessionState.BUSY)
+            self._life.work_began()
             try:
                 yield
             finally:
-                if self._activity.active == 1 and self.state is SessionState.BUSY:
-                    self._move(SessionState.IDLE)
+                self._life.work_ended()
 
     def run_slot(self) -> RunSlot:
         """Take the next place in the session's line; ``async with`` it to wait and run.
@@ -246,49 +239,13 @@ class Session:
         self.check_open()
         return self._pause.still(freeze=freeze)
 
-    @contextmanager
-    def checkpointing(self) -> Iterator[None]:
-        """Be CHECKPOINTING inside, where the state allows it; what it was counts afterwards.
-
-        Raises:
-            WrongState: A checkpoint of it is being made already.
-            NotFound: The session is being destroyed.
-        """
-        self.check_open()
-        before = self.state
-        if before is SessionState.CHECKPOINTING:
-            raise checkpoint_under_way(self.session_id)
-        if before in (SessionState.READY, SessionState.BUSY, SessionState.IDLE):
-            self._move(SessionState.CHECKPOINTING)
-        try:
-            yield
-        finally:
-            if self._state is SessionState.CHECKPOINTING:
-                fresh = before is SessionState.READY and not self._recent
-                rest = SessionState.READY if fresh else SessionState.IDLE
-                self._move(SessionState.BUSY if self._activity.active else rest)
+    def checkpointing(self) -> AbstractContextManager[None]:
+        """Be CHECKPOINTING inside, where the state allows it (``SessionLife.checkpointing``)."""
+        return self._life.checkpointing()
 
     async def sandbox(self) -> Sandbox:
-        """Return a live sandbox; boots a new one, files kept, when the last one was lost.
-
-        Raises:
-            SandboxUnavailable: It could not be booted; the next call tries again.
-            NotFound: The session is being destroyed.
-        """
-        self.check_open()
-        if self.state in (SessionState.FAILED, SessionState.INITIALIZING):
-            if self._booting is None:
-                self._booting = self._services.tasks.spawn(self._reboot(), "session-boot")
-            booting = self._booting
-            await asyncio.wait([booting])  # a caller that leaves does not end it for the others
-            self.check_open()
-            if booting.cancelled():
-                raise Draining("the worker is shutting down and boots no sandbox; use another one")
-            booting.result()
-        sandbox = self._slot.sandbox
-        if sandbox is None:
-            raise SandboxUnavailable("the session has no sandbox; try again")
-        return sandbox
+        """Return a live sandbox; boots a new one where there is none (``SessionLife.sandbox``)."""
+        return await self._life.sandbox()
 
     def check_open(self) -> None:
         """Refuse when it is being destroyed.
@@ -296,8 +253,7 @@ class Session:
         Raises:
             NotFound: It is.
         """
-        if self.ending:
-            raise not_found(self.session_id)
+        self._life.check_open()
 
     def view(self, *, max_age_s: float = 0.0) -> SessionView:
         """Describe it as it is now; counters may be as old as ``max_age_s``."""
@@ -309,7 +265,7 @@ class Session:
             usage=self._meter.read(self._slot, max_age_s=max_age_s),
             recent_tasks=tuple(self._recent),
             isolation=self._services.isolation,
-            note=self._note,
+            note=self._life.note,
         )
 
     @property
@@ -343,9 +299,7 @@ class Session:
 
     def close_door(self) -> None:
         """Become DRAINING: no new task, run or file call; ``end`` follows. Idempotent."""
-        if not self.ending:
-            self._move(SessionState.DRAINING)
-            self._activity.close(not_found(self.session_id))
+        self._life.drain()
 
     async def quiet(self) -> None:
         """Return when no task and no file call is under way."""
@@ -364,53 +318,11 @@ class Session:
             await first_of(self._activity.still(), hurry.wait(), timeout_s=grace_s)
         self._line.close(not_found(self.session_id))
         self._activity.cancel_all(reason)
-        if self._booting is not None:
-            self._booting.cancel()
-            await asyncio.wait([self._booting])
+        await self._life.boot_no_more()
         if self._activity.active:
             await first_of(self._activity.quiet(), timeout_s=CANCEL_WAIT_S)
-        if self._slot.sandbox is not None:
-            await self._slot.sandbox.aclose()
-            self._slot.sandbox = None
+        await self._life.bury()
         if self._activity.active:
             # A task that ignored the cancel has lost its sandbox now and must end by that.
             await first_of(self._activity.quiet(), timeout_s=CANCEL_WAIT_S)
         self._raw_workspace.close()
-
-    def _move(self, to: SessionState) -> None:
-        check_transition(self._state, to)
-        self._state = to
-
-    def _lost(self) -> None:
-        self._move(SessionState.FAILED)
-        self._note = LOST
-        self._services.hooks.sandbox_lost()
-        log.warning("session.sandbox_lost", session_id=self.session_id)
-
-    async def _reboot(self) -> None:
-        try:
-            lost = self._state is SessionState.FAILED
-            if lost:
-                self._move(SessionState.INITIALIZING)
-            old, self._slot.sandbox = self._slot.sandbox, None
-            if old is not None:
-                await old.aclose()
-            try:
-                sandbox = await self._services.boot(self._slot)
-            except Exception as error:
-                if not self.ending:
-                    self._move(SessionState.FAILED)
-                    self._note = f"no sandbox could be booted: {error}"
-                raise
-            self._slot.sandbox = sandbox
-            self._meter.restart()
-            if self.ending:
-                return  # ``end`` closes it
-            if lost:
-                self._note = REBOOTED
-            worked = lost or bool(self._recent)
-            self._move(SessionState.IDLE if worked else SessionState.READY)
-            if self._activity.active:
-                self._move(SessionState.BUSY)
-        finally:
-            self._booting = None

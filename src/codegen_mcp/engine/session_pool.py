@@ -14,42 +14,39 @@ from codegen_mcp.core.limits import ResourceLimits
 from codegen_mcp.core.session import SessionConfig
 from codegen_mcp.egress.service import Egress
 from codegen_mcp.engine.adoption import Adoption, adopt_sessions, clear_remains
-from codegen_mcp.engine.base import Capacity, SessionView
+from codegen_mcp.engine.base import SessionView
 from codegen_mcp.engine.expiry import Expiry
 from codegen_mcp.engine.hooks import EngineHooks, NoHooks
 from codegen_mcp.engine.host_memory import available_memory_bytes
 from codegen_mcp.engine.interpreter_catalog import InterpreterCatalog
 from codegen_mcp.engine.owned_tasks import OwnedTasks
-from codegen_mcp.engine.pause import busy, not_found
+from codegen_mcp.engine.pause import busy
 from codegen_mcp.engine.pool_config import SessionPoolConfig
 from codegen_mcp.engine.ports import OpensWorkspaces, TaskRecords
 from codegen_mcp.engine.reaper import Reaper
 from codegen_mcp.engine.run_line import Line
 from codegen_mcp.engine.session import Session
 from codegen_mcp.engine.session_admission import SessionAdmission, draining
-from codegen_mcp.engine.session_checks import check_idle_timeout, check_network
-from codegen_mcp.engine.session_edits import change_idle_timeout, change_metadata
+from codegen_mcp.engine.session_checks import check_network
 from codegen_mcp.engine.session_ender import SessionEnder
 from codegen_mcp.engine.session_forker import SessionForker, check_count
 from codegen_mcp.engine.session_installer import RestorePlan, SessionInstaller
 from codegen_mcp.engine.session_maker import SessionMaker, check_request
 from codegen_mcp.engine.session_ownership import SessionOwnership
 from codegen_mcp.engine.session_services import SessionServices
+from codegen_mcp.engine.session_table import SessionTable
 from codegen_mcp.engine.slot_factory import SlotFactory
 from codegen_mcp.engine.state_directory import StateDirectory
 from codegen_mcp.engine.trash import Trash
 from codegen_mcp.engine.warm_pool import WarmPool
-from codegen_mcp.tools.base import Workspace
 
 log = structlog.get_logger()
 
-LIST_MAX_AGE_S = 1.0
-"""Counters in a list of many sessions may be this old."""
 CLOSE_WAIT_S = 20.0
 """How long a stopping worker waits for unmounts and deletions; the next start does the rest."""
 
 
-class SessionPool:
+class SessionPool(SessionTable):
     """All sessions of this worker. An async context manager; entering adopts, leaving closes."""
 
     def __init__(
@@ -83,14 +80,13 @@ class SessionPool:
             egress: The worker's way out to the network.
             available_memory: Bytes of memory that the host can still give.
         """
-        self._config = config
+        super().__init__(config)
         self._state = state
         self._factory = factory
         self._catalog = catalog
         self._open_workspace = open_workspace
         self._hooks = hooks or NoHooks()
         self._records = records
-        self._sessions: dict[str, Session] = {}
         self._admission = SessionAdmission(
             config.max_sessions, self._sessions, lambda: self._warm.nudge()
         )
@@ -290,57 +286,6 @@ class SessionPool:
             ending.hurry.set()
         await asyncio.wait([ending.work])
         ending.work.result()
-
-    @property
-    def living(self) -> Sequence[Session]:
-        """Sessions that are not being destroyed."""
-        return [session for session in self._sessions.values() if not session.ending]
-
-    def session(self, session_id: str) -> Session:
-        """Return a session, for the task executor.
-
-        Raises:
-            NotFound: There is none.
-        """
-        try:
-            return self._sessions[session_id]
-        except KeyError:
-            raise not_found(session_id) from None
-
-    def get(self, session_id: str) -> SessionView:
-        """Describe a session as it is now."""
-        return self.session(session_id).view()
-
-    def list(self) -> Sequence[SessionView]:
-        """Describe all, oldest first."""
-        sessions = sorted(self._sessions.values(), key=lambda one: one.age_s, reverse=True)
-        return [session.view(max_age_s=LIST_MAX_AGE_S) for session in sessions]
-
-    def capacity(self) -> Capacity:
-        """Room on this worker."""
-        return Capacity(
-            total=self._config.max_sessions, active=len(self._sessions), sessions=self.list()
-        )
-
-    def workspace(self, session_id: str) -> Workspace:
-        """Return a session's files."""
-        (session := self.session(session_id)).check_open()
-        return session.workspace
-
-    def metadata(self, session_id: str) -> Mapping[str, str]:
-        """Return a session's metadata."""
-        return self.session(session_id).metadata
-
-    async def update_metadata(
-        self, session_id: str, metadata: Mapping[str, str], *, replace: bool
-    ) -> Mapping[str, str]:
-        """Merge or replace; on disk when answered."""
-        return await change_metadata(self.session(session_id), metadata, replace=replace)
-
-    async def set_idle_timeout(self, session_id: str, seconds: float) -> None:
-        """Change after how long without use it is destroyed; on disk when answered."""
-        checked = check_idle_timeout(seconds, self._config.max_idle_timeout_s)
-        await change_idle_timeout(self.session(session_id), checked)
 
     async def drain(self, grace_s: float | None = None) -> bool:
         """Take no new sessions and tasks; return when nothing runs, at most after the grace.
