@@ -48,7 +48,8 @@ async def self_test(
     )
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            results = await Campaign(backend, config, level).run(attacks, neighbour=False)
+            campaign = Campaign(backend, config, level)
+            results = await campaign.run(attacks, neighbour=False, together=True)
     except TimeoutError:
         return dataclasses.replace(probe, reason=f"the self-test took over {TIMEOUT_S:.0f} s")
     except WorkerError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from codegen_mcp.core.limits import RunLimits
 from codegen_mcp.core.task import Command, EndedBy, Outcome, PythonCode, Stream
@@ -16,6 +16,7 @@ from codegen_mcp.sandbox.selftest.attack import Attack, Result, Verdict
 from codegen_mcp.sandbox.selftest.backend_gaps import BACKEND_GAPS
 from codegen_mcp.sandbox.selftest.bed import LIMITS, Bed, Place
 from codegen_mcp.sandbox.selftest.decoys import Decoys
+from codegen_mcp.sandbox.selftest.together import can_share, held_in, shared_program
 from codegen_mcp.sandbox.selftest.tools import environment, program
 
 _KEPT = 64 * 1024
@@ -96,8 +97,16 @@ class Campaign:
         self._config = config
         self._conditions = conditions(config, level)
 
-    async def run(self, attacks: Iterable[Attack], *, neighbour: bool = True) -> Sequence[Result]:
+    async def run(
+        self, attacks: Sequence[Attack], *, neighbour: bool = True, together: bool = False
+    ) -> Sequence[Result]:
         """Run attacks one after the other in one sandbox, booted anew when it is lost.
+
+        Args:
+            attacks: In this order.
+            neighbour: Have another sandbox beside it, with something to steal.
+            together: Try as many as can be in one run first, each in a child of its own; those
+                that are not held there run alone like the others.
 
         Raises:
             SandboxUnavailable: No sandbox can be booted.
@@ -119,8 +128,31 @@ class Campaign:
             if neighbour:
                 other = await bed.place(self._config.neighbour or self._config.identity)
                 facts |= await self._settle(stack, other)
-            results += [await self._attack(place, attack, facts) for attack in attacks]
+            held = await self._together(place, attacks, facts) if together else {}
+            for attack in attacks:
+                result = held.get(attack.name) or await self._attack(place, attack, facts)
+                results.append(result)
         return results
+
+    async def _together(
+        self, place: Place, attacks: Sequence[Attack], facts: dict[str, object]
+    ) -> Mapping[str, Result]:
+        """Those that are held in a run of many; each as long as the mean of them."""
+        shared = [attack for attack in attacks if can_share(attack)]
+        if not shared:
+            return {}
+        started = time.monotonic()
+        timeout_s = max(attack.timeout_s for attack in shared)
+        _, output = await self._run(place, shared_program(shared), timeout_s, facts)
+        found = held_in(output.streams[Stream.STDOUT].decode(errors="replace"), shared)
+        each_s = (time.monotonic() - started) / len(shared)
+        return {
+            attack.name: Result(
+                attack=attack, verdict=Verdict.HELD, seen=found[attack.name], duration_s=each_s
+            )
+            for attack in shared
+            if attack.name in found
+        }
 
     async def _settle(self, stack: contextlib.AsyncExitStack, other: Place) -> dict[str, object]:
         """Start a neighbour that runs while the attacks do."""
@@ -158,7 +190,7 @@ class Campaign:
     async def _judge(
         self, place: Place, attack: Attack, facts: dict[str, object]
     ) -> tuple[bool, str]:
-        outcome, output = await self._run(place, attack, attack.code, facts)
+        outcome, output = await self._run(place, program(attack.code), attack.timeout_s, facts)
         words = output.last_words()
         if outcome.sandbox_lost and not attack.may_lose_guest:
             return False, "the sandbox was lost"
@@ -183,7 +215,7 @@ class Campaign:
         """Ask a second run, on a sandbox booted anew where the attack wants that."""
         if attack.reboot:
             await place.reboot()
-        _, output = await self._run(place, attack, attack.then, facts)
+        _, output = await self._run(place, program(attack.then), attack.timeout_s, facts)
         after = output.last_words()
         if not after.startswith("HELD"):
             return False, after
@@ -192,12 +224,12 @@ class Campaign:
         return True, seen.removeprefix("HELD ")
 
     async def _run(
-        self, place: Place, attack: Attack, code: str, facts: dict[str, object]
+        self, place: Place, code: bytes, timeout_s: float, facts: dict[str, object]
     ) -> tuple[Outcome, _Output]:
         output = _Output()
         command = Command(
-            program=PythonCode(program(code), filename="attack.py"),
-            limits=RunLimits(timeout_s=attack.timeout_s, output_bytes=LIMITS.output_bytes),
+            program=PythonCode(code, filename="attack.py"),
+            limits=RunLimits(timeout_s=timeout_s, output_bytes=LIMITS.output_bytes),
             env=environment(facts),
         )
         if not place.sandbox.alive:
