@@ -1,5 +1,6 @@
 """Runs a package's own tests in a session and outside, and compares: run_test_suite.py PACKAGE.
 
+With --part FILE only that file of its tests, which is much faster.
 What the session installs is installed outside too, in the same versions, in a throw-away
 environment of the same Python; so the worker must be on this machine. Exit code 0 says that every
 test had the same outcome on both sides. Needs a worker, see analyse_csv.py.
@@ -25,25 +26,27 @@ TIMEOUT_S = 900
 
 @dataclass(frozen=True)
 class Suite:
-    """A version of a package, pytest's arguments for its tests, and what they need."""
+    """A version of a package, where its tests are, pytest's options, and what they need."""
 
     version: str
-    arguments: str
+    tests: str
     requires: tuple[str, ...]
+    options: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
 
 
 SUITES = {
     "attrs": Suite(
         version="26.1.0",
-        # The profile makes no test fail by the clock, and tries the same examples on both sides.
-        arguments="tests --hypothesis-profile=ci",
+        tests="tests",
         requires=("pytest==9.2.0", "hypothesis==6.170.15", "cloudpickle==3.1.2"),
+        # The profile makes no test fail by the clock, and tries the same examples on both sides.
+        options=("--hypothesis-profile=ci",),
         env={"PYTHONPATH": "src"},
     ),
     "opt-einsum": Suite(
         version="3.4.0",
-        arguments="opt_einsum",
+        tests="opt_einsum",
         requires=("pytest==9.2.0", "numpy==2.4.6"),
     ),
 }
@@ -52,11 +55,12 @@ Outcomes = Counter[tuple[str, str]]
 """How often each test (by name) had which outcome."""
 
 
-def main(name: str) -> int:
-    """Run the suite on both sides at once and compare."""
+def main(name: str, part: str = "") -> int:
+    """Run the suite (or that file of it) on both sides at once and compare."""
     suite = SUITES[name]
     pinned = f"{name}=={suite.version}"
-    command = f"python -m pytest {suite.arguments} -q -p no:cacheprovider --junitxml=outcomes.xml"
+    chosen = " ".join([part or suite.tests, *suite.options])
+    command = f"python -m pytest {chosen} -q -p no:cacheprovider --junitxml=outcomes.xml"
     with (
         tempfile.TemporaryDirectory() as scratch,
         Sandbox.create(memory_bytes=1 << 30, envs=suite.env) as sandbox,
@@ -139,4 +143,6 @@ def compare(inside: Outcomes, outside: Outcomes) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("package", choices=sorted(SUITES))
-    sys.exit(main(parser.parse_args().package))
+    parser.add_argument("--part", default="", metavar="FILE", help="only this file of its tests")
+    asked = parser.parse_args()
+    sys.exit(main(asked.package, asked.part))

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 
 def phases(options: list[str]) -> list[list[str]]:
     """Arguments of the two runs."""
-    workers = str(max(2, (os.cpu_count() or 2)))
+    workers = str(max(4, os.cpu_count() or 2))  # on two processors, half of the time is waiting
     ignored = [f"--ignore={path}" for path in ALONE]
     spread = ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
     beside = [*spread, *ignored, "tests", *options]

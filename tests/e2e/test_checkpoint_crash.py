@@ -263,11 +263,16 @@ async def fill_at_random(rig: CheckpointEngine, host: Path, most: int) -> None:
     session_id = await rig.create()
     taken: dict[str, dict[bytes, Facts]] = {}
     ends: dict[str, int] = {}
-    for number in range(TRIES):
-        size = dice.choice([0, 1000, MIB, 3 * MIB])
+    # A third without room for what is new, a third with enough, and the first with certainty.
+    rooms = [(0, -1, most)[number % 3] for number in range(1, TRIES)]
+    dice.shuffle(rooms)
+    for number, room in enumerate([most, *rooms]):
+        size = dice.choice([0, 1000, *((MIB, 3 * MIB) if number else ())])
+        if room == 0:
+            size = 3 * MIB
         rig.edit(session_id, [("write", b"workspace/%d" % (number % 3), size, number * 4 + 1)])
         before = rig.tree(session_id)
-        filler = fill(host, dice.choice([0, dice.randrange(most), most]))
+        filler = fill(host, room if room >= 0 else dice.randrange(most))
         what = dice.choice(["save", "save", "new", "place"]) if taken else "save"
         try:
             if what == "save":

@@ -13,6 +13,7 @@ from codegen_mcp.testing.worker_process import worker_process
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
+SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,22 @@ def test_a_csv_is_analysed_with_live_output_and_true_results(address, tmp_path):
 
 @pytest.mark.network
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("package", "part"),
+    [("attrs", "tests/test_funcs.py"), ("opt-einsum", "opt_einsum/tests/test_blas.py")],
+)
+def test_a_part_of_a_packages_own_tests_gives_the_same_result_as_outside(address, package, part):
+    example = Example(address, "run_test_suite.py", package, "--part", part)
+    assert example.exit_code == 0, example.text[-5000:]
+    assert example.lines[-1] == "the same result"
+    inside, outside = (re.search(r"(\d+) tests, .*", line) for line in example.lines[-3:-1])
+    assert int(inside[1]) > 20
+    assert inside[0] == outside[0]
+
+
+@pytest.mark.network
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not SOAK, reason="runs with --soak; a part of each runs always")
 @pytest.mark.parametrize(("package", "tests"), [("attrs", 1386), ("opt-einsum", 7891)])
 def test_a_packages_own_tests_give_the_same_result_as_outside(address, package, tests):
     example = Example(address, "run_test_suite.py", package)

@@ -6,6 +6,7 @@ Both come with ./dev test, which puts them into .tools/node as requirements/node
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -33,8 +34,14 @@ def node(*command: str | Path, timeout_s: float = 100) -> subprocess.CompletedPr
     assert found is not None
     assert found.origin is not None
     binary = Path(found.origin).parent / "bin" / "node"
+    with_cache = {**os.environ, "NODE_COMPILE_CACHE": str(TOOLS.parents[1] / "compile-cache")}
     return subprocess.run(
-        [binary, *command], capture_output=True, text=True, timeout=timeout_s, cwd=HERE
+        [binary, *command],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        cwd=HERE,
+        env=with_cache,
     )
 
 
