@@ -177,7 +177,9 @@ class StreamChannel:
             del self._uploads[key]
 
     async def _send(self, write: Write) -> None:
-        while frames := await self._outbox.get_batch(several=self.batches):
+        while frames := await self._outbox.get_batch(
+            several=self.batches, under_way=self._inboxes.__len__
+        ):
             if len(frames) > 1:
                 frames = [Frame(batch=pb.StreamBatch(frames=frames))]
             async with asyncio.timeout(self._stall_s):

@@ -96,7 +96,9 @@ class AgentStream:
 
     async def _send(self, stream: Stream, alone: int) -> None:
         """Send until it is closed; so many frames, which say whose stream it is, by themselves."""
-        while frames := await self._outbox.get_batch(several=self._batches and alone <= 0):
+        while frames := await self._outbox.get_batch(
+            several=self._batches and alone <= 0, under_way=self._tasks.under_way
+        ):
             alone -= 1
             if len(frames) > 1:
                 frames = [Frame(batch=pb.StreamBatch(frames=frames))]

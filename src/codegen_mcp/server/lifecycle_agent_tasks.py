@@ -85,6 +85,10 @@ class StreamTasks:
 
     # ---- the streams
 
+    def under_way(self) -> int:
+        """How many tasks are being answered."""
+        return len(self._runs)
+
     def attach(self, outbox: Outbox[Frame]) -> None:
         """A stream is open: what is still to be said goes over it."""
         self._outbox = outbox

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
+
+from codegen_mcp.core.gathering import gather_s
 
 M = TypeVar("M", bound=Message)
 
@@ -16,7 +19,6 @@ QUEUE_BYTES = 1024 * 1024
 BATCH_BYTES = 256 * 1024
 BATCH_MESSAGES = 256
 """Of those that are sent together; a larger one goes alone."""
-GATHER_S = 0.001
 
 
 class Outbox(Generic[M]):
@@ -68,18 +70,20 @@ class Outbox(Generic[M]):
         batch = await self.get_batch(several=False)
         return batch[0] if batch else None
 
-    async def get_batch(self, *, several: bool) -> list[M]:
+    async def get_batch(
+        self, *, several: bool, under_way: Callable[[], int] = lambda: 0
+    ) -> list[M]:
         """Take the next and, if ``several``, those that wait behind it; empty when it is closed.
 
         Where the last batch had more than one, this one waits a moment for more: at that rate a
-        message costs more than the moment.
+        message costs more than the moment. How long depends on how many calls are ``under_way``.
         """
         while not self._messages and not self.closed:
             self._emptied.set()
             self._filled.clear()
             await self._filled.wait()
-        if several and self._busy:
-            await asyncio.sleep(GATHER_S)
+        if several and self._busy and (pause := gather_s(under_way())):
+            await asyncio.sleep(pause)
         if self.closed:
             return []
         batch: list[M] = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -19,8 +18,10 @@ import structlog
 
 from codegen_mcp.core.clock import Clock, SystemClock
 from codegen_mcp.core.errors import Unavailable
+from codegen_mcp.core.gathering import gather_s
 from codegen_mcp.telemetry.audit_chain import Head
 from codegen_mcp.telemetry.audit_config import AuditConfig
+from codegen_mcp.telemetry.audit_thread import AuditThread
 from codegen_mcp.telemetry.audit_writer import AuditWriter
 from codegen_mcp.version import __version__
 
@@ -28,7 +29,6 @@ log = structlog.get_logger()
 
 BUSY = 2
 """After a write of so many records the next one waits for more: each costs a thread its turn."""
-GATHER_S = 0.001
 RETRY_S = 1.0
 """How soon what could not be written is tried again."""
 REASON = "AUDIT_UNAVAILABLE"
@@ -52,15 +52,19 @@ class AuditLog:
         published: The head as it was last logged, for metrics: after each interval, at the start
             and at the end. What was written since can be replaced unseen, and nothing before it.
         missed: Records that were given up, in this process's life.
+        under_way: Calls that have begun and not ended, as whoever records them counts.
     """
 
     def __init__(self, config: AuditConfig, clock: Clock | None = None) -> None:
         self.config = config
         self.published = Head()
         self.missed = 0
+        self.under_way = 0
         self._clock = clock or SystemClock()
         self._writer = AuditWriter(config)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
+        self._thread = AuditThread()
+        self._second = (-1, "")
+        """The last one that was asked for, and as text."""
         self._waiting: list[_Waiting] = []
         self._gap = 0
         self._written = 0
@@ -88,10 +92,10 @@ class AuditLog:
             Corrupt: What is there is damaged. Conflict: Another process writes it. OSError.
         """
         try:
-            await self._in_thread(self._writer.open, self._now())
+            await self._thread.run(self._writer.open, self._now())
             start = {"kind": "start", "version": __version__, "contents": self.config.contents}
-            await self._in_thread(self._writer.append, [self._stamped(start)], self._now())
-            await self._in_thread(self._writer.sync)
+            await self._thread.run(self._writer.append, [self._stamped(start)], self._now())
+            await self._thread.run(self._writer.sync)
         except BaseException:
             await self._shut()
             raise
@@ -117,8 +121,8 @@ class AuditLog:
             await self._shut()
 
     async def _shut(self) -> None:
-        await self._in_thread(self._writer.close)
-        self._thread.shutdown(wait=False)
+        await self._thread.run(self._writer.close)
+        self._thread.stop()
 
     async def record(self, record: Mapping[str, Any], *, keep: bool = False) -> None:
         """Return when it is written (on the disk, with ``sync_s`` 0).
@@ -162,8 +166,8 @@ class AuditLog:
             self._wake.clear()
             closing = self._closing
             if self._waiting or self._gap:
-                if self._written >= BUSY and not closing:
-                    await asyncio.sleep(GATHER_S)
+                if self._written >= BUSY and not closing and (pause := gather_s(self.under_way)):
+                    await asyncio.sleep(pause)
                 await self._write(last=closing)
             if not self._writer.unsynced:
                 synced = now()
@@ -208,7 +212,7 @@ class AuditLog:
         if gap:
             records.insert(0, self._stamped({"kind": "gap", "missed": gap}))
         try:
-            await self._in_thread(self._put, records)
+            await self._thread.run(self._put, records)
         except Exception as error:  # the log of whoever looks for the cause has it, once
             self._not_written(batch, error, last=last)
             return
@@ -250,7 +254,7 @@ class AuditLog:
 
     async def _sync(self) -> None:
         try:
-            await self._in_thread(self._writer.sync)
+            await self._thread.run(self._writer.sync)
         except OSError as error:
             self._failing = error.strerror or repr(error)
             log.error("audit.not_synced", path=str(self.config.directory), why=self._failing)
@@ -265,11 +269,12 @@ class AuditLog:
         return {"at": self._now(), **record}
 
     def _now(self) -> str:
-        at = datetime.fromtimestamp(self._clock.unix_ms() / 1000, UTC)
-        return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-    async def _in_thread(self, work: Any, *arguments: Any) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        second, ms = divmod(self._clock.unix_ms(), 1000)
+        known, text = self._second
+        if known != second:
+            text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = (second, text)
+        return f"{text}.{ms:03d}Z"
 
 
 def cannot_record() -> Unavailable:

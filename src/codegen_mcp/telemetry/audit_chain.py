@@ -18,6 +18,7 @@ from typing import Any
 
 GENESIS = "0" * 64
 """The hash before the first record."""
+_ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 _HASH = re.compile(r"[0-9a-f]{64}")
 _END = len(',"hash":"') + 64 + len('"}')
 
@@ -53,9 +54,7 @@ def seal(head: Head, record: Mapping[str, Any]) -> tuple[bytes, Head]:
         record: JSON values; ``seq`` and ``hash`` are added.
     """
     sequence = head.sequence + 1
-    body = json.dumps(
-        {"seq": sequence, **record}, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    )
+    body = _ENCODE({"seq": sequence, **record})
     digest = hash_of(head.digest, body.encode("ascii"))
     line = f'{body[:-1]},"hash":"{digest}"}}'
     return line.encode("ascii"), Head(sequence, digest)

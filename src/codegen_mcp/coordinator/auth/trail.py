@@ -10,10 +10,10 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 from structlog.contextvars import get_contextvars
@@ -82,85 +82,109 @@ class Trail:
         """Whether arguments and answers are kept, too."""
         return self._log.config.contents
 
-    @asynccontextmanager
-    async def call(
-        self, principal: Principal, call: Recorded, *, nests: bool = False
-    ) -> AsyncIterator[Outcome]:
-        """Make a call inside the block; the answer goes out after it.
+    def call(self, principal: Principal, call: Recorded, *, nests: bool = False) -> CallInTrail:
+        """Make a call inside the block that this opens; the answer goes out after it.
 
         Args:
             principal: Who calls.
             call: What is known of it.
             nests: Recorded calls inside the block are its own.
-
-        Raises:
-            Unavailable: It cannot be recorded, and nothing was done; reason AUDIT_UNAVAILABLE.
         """
-        within = WITHIN.get()
-        call_id = "call_" + secrets.token_hex(8)
-        known = self._described(principal, call, call_id, within)
-        whole = call.looks or bool(within)
-        if not whole:
-            await self._log.record({"kind": "call", **known})
-        head = {"kind": "done", **known} if whole else {"kind": "end", "call": call_id}
-        outcome = Outcome()
-        began = time.monotonic()
-        token = WITHIN.set(within or call_id) if nests else None
-        try:
-            yield outcome
-        except (asyncio.CancelledError, GeneratorExit):
-            outcome.status = "CANCELLED"
-            self._log.post(self._ended(head, outcome, began))
-            raise
-        except Exception as error:
-            outcome.status = code_of(error).name
-            outcome.note(reason=getattr(error, "reason", "INTERNAL"))
-            await self._log.record(self._ended(head, outcome, began), keep=not call.looks)
-            raise
-        else:
-            await self._log.record(self._ended(head, outcome, began), keep=not call.looks)
-        finally:
-            if token is not None:
-                WITHIN.reset(token)
+        return CallInTrail(self._log, principal, call, nests=nests)
 
     def end_of_task(self, task_id: str, facts: Mapping[str, Any]) -> None:
         """A task has ended that the call that began it did not wait for."""
         self._log.post({"kind": "task", "task": task_id[:MAX_NAME], **facts})
 
-    @staticmethod
-    def _described(
-        principal: Principal, call: Recorded, call_id: str, within: str
-    ) -> dict[str, Any]:
-        known: dict[str, Any] = {
-            "call": call_id,
-            "who": principal.name[:MAX_NAME],
-            "face": "mcp" if within else call.face,
-            "name": call.name,
-            **{
-                name: value[:MAX_NAME] if isinstance(value, str) else value
-                for name, value in call.facts.items()
-                if value
-            },
-            "args_sha256": digest_of(call.arguments),
-            "args_bytes": len(call.arguments),
-        }
-        if request := get_contextvars().get("request_id"):
-            known["request"] = str(request)[:MAX_NAME]
-        if within:
-            known["within"] = within
-        if call.contents is not None:
-            known["args"] = kept(call.contents)
-        return known
 
-    @staticmethod
-    def _ended(head: Mapping[str, Any], outcome: Outcome, began: float) -> dict[str, Any]:
+class CallInTrail:
+    """An async context manager: of one call, from its record to that of its outcome.
+
+    Raises:
+        Unavailable: When it is entered: it cannot be recorded; reason AUDIT_UNAVAILABLE.
+    """
+
+    __slots__ = ("_began", "_call", "_counted", "_head", "_log", "_nests", "_outcome", "_principal")
+
+    def __init__(self, log: AuditLog, principal: Principal, call: Recorded, *, nests: bool) -> None:
+        self._log = log
+        self._principal = principal
+        self._call = call
+        self._nests: Token[str] | bool = nests
+        self._outcome = Outcome()
+
+    async def __aenter__(self) -> Outcome:
+        within = WITHIN.get()
+        call_id = "call_" + secrets.token_hex(8)
+        known = _described(self._principal, self._call, call_id, within)
+        self._counted = 0 if within else 1  # what another one makes is under way with that
+        self._log.under_way += self._counted
+        if self._call.looks or within:
+            self._head = {"kind": "done", **known}
+        else:
+            self._head = {"kind": "end", "call": call_id}
+            try:
+                await self._log.record({"kind": "call", **known})
+            except BaseException:
+                self._log.under_way -= self._counted
+                raise
+        if self._nests:
+            self._nests = WITHIN.set(within or call_id)
+        self._began = time.monotonic()
+        return self._outcome
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        outcome = self._outcome
+        try:
+            if isinstance(error, asyncio.CancelledError | GeneratorExit):
+                outcome.status = "CANCELLED"
+                self._log.post(self._ended())
+            elif error is None or isinstance(error, Exception):
+                if error is not None:
+                    outcome.status = code_of(error).name
+                    outcome.note(reason=getattr(error, "reason", "INTERNAL"))
+                await self._log.record(self._ended(), keep=not self._call.looks)
+        finally:
+            self._log.under_way -= self._counted
+            if isinstance(self._nests, Token):
+                WITHIN.reset(self._nests)
+
+    def _ended(self) -> dict[str, Any]:
         return {
-            **head,
-            "status": outcome.status,
-            "ms": round((time.monotonic() - began) * 1e3, 1),
-            "answer_bytes": outcome.bytes,
-            **outcome.facts,
+            **self._head,
+            "status": self._outcome.status,
+            "ms": round((time.monotonic() - self._began) * 1e3, 1),
+            "answer_bytes": self._outcome.bytes,
+            **self._outcome.facts,
         }
+
+
+def _described(principal: Principal, call: Recorded, call_id: str, within: str) -> dict[str, Any]:
+    known: dict[str, Any] = {
+        "call": call_id,
+        "who": principal.name[:MAX_NAME],
+        "face": "mcp" if within else call.face,
+        "name": call.name,
+        **{
+            name: value[:MAX_NAME] if isinstance(value, str) else value
+            for name, value in call.facts.items()
+            if value
+        },
+        "args_sha256": digest_of(call.arguments),
+        "args_bytes": len(call.arguments),
+    }
+    if request := get_contextvars().get("request_id"):
+        known["request"] = str(request)[:MAX_NAME]
+    if within:
+        known["within"] = within
+    if call.contents is not None:
+        known["args"] = kept(call.contents)
+    return known
 
 
 def kept(text: str) -> str:
