@@ -7,12 +7,23 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 # A child that is forked to exec must not run gRPC's fork handlers: they abort it now and then.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 from codegen_mcp.testing.s3_server import S3Server, shared_s3_server
 from codegen_mcp.testing.worker import start_worker_process, state_directory
+
+structlog.configure(
+    # As workers log; with the values of local variables a traceback costs seconds.
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
+)
 
 LONG = (
     "contract/test_sandbox.py",

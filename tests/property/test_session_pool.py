@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -25,6 +26,7 @@ from codegen_mcp.core.session import SessionConfig, SessionState
 from codegen_mcp.engine.pool_config import SessionPoolConfig
 from codegen_mcp.testing.memory_pool import MemoryPool, until
 
+SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
 MAX_SESSIONS = 4
 LIMITS = ResourceLimits(disk_bytes=64 * MIB, file_size_bytes=64 * MIB)
 CONFIG = SessionPoolConfig(
@@ -38,6 +40,8 @@ CONFIG = SessionPoolConfig(
     maximum_limits=replace(LIMITS, memory_bytes=1 * GIB, disk_bytes=128 * MIB),
 )
 T = TypeVar("T")
+
+SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
 
 
 class Pool(RuleBasedStateMachine):
@@ -300,7 +304,7 @@ class Pool(RuleBasedStateMachine):
 
 TestPool = Pool.TestCase
 TestPool.settings = settings(
-    max_examples=40,
+    max_examples=400 if SOAK else 20,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

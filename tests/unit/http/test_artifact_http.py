@@ -40,7 +40,7 @@ def ask(
     method: str, url: str, body: bytes | Iterable[bytes] | None = None, **headers: str
 ) -> Answer:
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=5)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
     try:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, f"{parts.path}?{parts.query}", body=body, headers=named)
