@@ -104,7 +104,7 @@ class Sessions(Protocol):
         """Limits of a session that asks for none; what a partial request is filled up from."""
 
     async def create(self, config: SessionConfig) -> SessionView:
-        """Make one.
+        """Make one. Its usage is not read yet, and shown as nothing.
 
         Raises:
             AlreadyExists: Its id was chosen, and is that of another one here.

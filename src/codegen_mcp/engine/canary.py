@@ -97,6 +97,7 @@ def examined(slot: Slot) -> Change | None:
     if change is not None or slot.sandbox is None or slot.pristine is None:
         return change
     processes = slot.sandbox.processes()
+    slot.cpu_us = slot.sandbox.usage().cpu_us
     if not slot.pristine.processes.issuperset(processes):
         return Change.PROCESSES
     return Change.STOPPED if any(map(_stands_still, processes)) else None

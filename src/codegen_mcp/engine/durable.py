@@ -25,9 +25,7 @@ def write_file(path: Path, data: bytes, *, durable: bool) -> None:
         0o600,
     )
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        _write(fd, data)
         if durable:
             os.fsync(fd)
     finally:
@@ -39,6 +37,21 @@ def write_file(path: Path, data: bytes, *, durable: bool) -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def write_new_file(path: Path, data: bytes) -> None:
+    """Fill a file (mode 0600) that nobody looks for yet; neither in one step nor durable.
+
+    It is not there, or empty.
+
+    Raises:
+        OSError: As open(2) and write(2).
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _write(fd, data)
+    finally:
+        os.close(fd)
 
 
 def reserve(fd: int, offset: int, length: int) -> bool:
@@ -62,3 +75,9 @@ def exchange(one: Path, other: Path) -> None:
     if _libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), flag) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(one))
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -70,6 +70,8 @@ class Session:
         )
         self._recent: deque[str] = deque(record.recent_tasks, maxlen=RECENT_TASKS)
         self._meter = UsageMeter(services.clock)
+        if slot.sandbox is not None:
+            self._meter.start(slot.cpu_us)
         self._life = SessionLife(
             record.session_id,
             slot,

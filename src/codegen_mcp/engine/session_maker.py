@@ -168,9 +168,6 @@ class SessionMaker:
         try:
             await fit(slot, request)
             session_id = request.session_id or new_session_id()
-            directory = self._state.session(session_id)
-            slot.directory.rename(directory)
-            slot.moved(directory)
             now_ms = self._services.clock.unix_ms()
             record = SessionRecord(
                 session_id=session_id,
@@ -191,7 +188,10 @@ class SessionMaker:
                 allow_network=request.allow_network,
                 allow_hosts=request.allow_hosts,
             )
-            session_store.save(directory, record, durable=False)
+            session_store.save_new(slot.directory, record)
+            directory = self._state.session(session_id)
+            slot.directory.rename(directory)
+            slot.moved(directory)
             workspace = self._open_workspace(slot)
             return Session(record, slot, workspace, self._services)
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
@@ -245,7 +246,7 @@ class SessionPool(SessionTable):
         if self._closed:
             await self.destroy(session.session_id, force=True)
             raise draining()
-        return session.view()
+        return session.view(max_age_s=math.inf)
 
     async def fork(
         self, session_id: str, count: int, *, new_ids: Sequence[str] = ()

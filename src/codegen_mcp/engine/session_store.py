@@ -15,7 +15,7 @@ from typing import Any
 
 from codegen_mcp.core.errors import Corrupt, InvalidRequest
 from codegen_mcp.core.limits import ResourceLimits
-from codegen_mcp.engine.durable import write_file
+from codegen_mcp.engine.durable import write_file, write_new_file
 from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.state_directory import check_format
 from codegen_mcp.sandbox.base import HostIdentity
@@ -31,6 +31,7 @@ _LATER = frozenset(
     }
 )
 """Came later, and are written only where they are not the default: older versions pass them by."""
+_FIELDS = tuple((field.name, field.default) for field in dataclasses.fields(SessionRecord))
 _LIMITS = {field.name: field.type for field in dataclasses.fields(ResourceLimits)}
 
 
@@ -41,6 +42,26 @@ def save(directory: Path, record: SessionRecord, *, durable: bool) -> None:
         OSError: It cannot be written.
     """
     write_file(directory / FILE, encode(record), durable=durable)
+
+
+def prepare(directory: Path) -> None:
+    """Make the file of a record to come: to make one takes several times as long as to fill it.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    write_new_file(directory / FILE, b"")
+
+
+def save_new(directory: Path, record: SessionRecord) -> None:
+    """Write the first record of a directory that is not in its place yet; not durable.
+
+    Straight to its name: what is half written when the worker ends is nobody's session.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    write_new_file(directory / FILE, encode(record))
 
 
 def load(directory: Path) -> SessionRecord:
@@ -62,10 +83,10 @@ def load(directory: Path) -> SessionRecord:
 def encode(record: SessionRecord) -> bytes:
     """Return the newest format."""
     content: dict[str, Any] = {"format": FORMAT}
-    for field in dataclasses.fields(SessionRecord):
-        value = getattr(record, field.name)
-        if field.name not in _LATER or value != field.default:
-            content[field.name] = value
+    for name, default in _FIELDS:
+        value = getattr(record, name)
+        if name not in _LATER or value != default:
+            content[name] = value
     content["limits"] = {name: getattr(record.limits, name) for name in _LIMITS}
     content["env"] = dict(record.env)
     content["metadata"] = dict(record.metadata)

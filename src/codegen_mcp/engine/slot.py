@@ -64,6 +64,8 @@ class Slot:
     """None before the first boot of an adopted session."""
     env: dict[str, str] = field(default_factory=dict)
     """What the sandbox was told."""
+    cpu_us: int = 0
+    """What the sandbox had used when it was booted, or last looked at while it waited."""
     pristine: Pristine | None = None
     """How it was when it was put by to wait; None for one that never waited."""
     used: bool = False

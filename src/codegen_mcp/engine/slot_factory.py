@@ -196,6 +196,7 @@ class SlotFactory:
                 f"backend {self._backend.name!r} could not start a sandbox "
                 f"({type(error).__name__}); run 'codegen-mcp doctor' to see what is missing"
             ) from error
+        slot.cpu_us = sandbox.usage().cpu_us
         self._hooks.sandbox_booted(seconds=time.monotonic() - started)
         return sandbox
 

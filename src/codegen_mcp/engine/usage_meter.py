@@ -25,6 +25,10 @@ class UsageMeter:
         self._gone_cpu_us = 0
         """CPU time of sandboxes that this session had before."""
 
+    def start(self, cpu_us: int) -> None:
+        """Let rates begin now, at what the sandbox has used before it was the session's."""
+        self._rate_from = (self._clock.monotonic(), cpu_us)
+
     def restart(self) -> None:
         """A new sandbox counts from zero."""
         self._gone_cpu_us = self._last.cpu_us
@@ -32,7 +36,10 @@ class UsageMeter:
         self._last_at = -1e9
 
     def read(self, slot: Slot, *, max_age_s: float) -> Usage:
-        """Read the counters, unless they were read in the last ``max_age_s``."""
+        """Read the counters, unless they were read in the last ``max_age_s``.
+
+        Infinite never reads them: the last reading, or nothing before the first.
+        """
         now = self._clock.monotonic()
         if now - self._last_at < max_age_s:
             return self._last

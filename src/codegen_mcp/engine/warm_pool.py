@@ -13,7 +13,7 @@ from codegen_mcp.core.clock import Clock
 from codegen_mcp.core.errors import WorkerError
 from codegen_mcp.core.interpreter import Interpreter
 from codegen_mcp.core.limits import ResourceLimits
-from codegen_mcp.engine import canary
+from codegen_mcp.engine import canary, session_store
 from codegen_mcp.engine.demand import Demand
 from codegen_mcp.engine.hooks import EngineHooks
 from codegen_mcp.engine.host_memory import available_memory_bytes
@@ -245,6 +245,7 @@ class WarmPool:
         started = time.monotonic()
         try:
             slot = await self._make(directory, interpreter, self._limits(demand.key), {})
+            session_store.prepare(directory)
             canary.park(slot)
         except Exception as error:
             self._failures += 1

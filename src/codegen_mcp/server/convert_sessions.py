@@ -157,6 +157,8 @@ def limits(asked: common_pb2.ResourceLimits, defaults: ResourceLimits) -> Resour
     Raises:
         InvalidRequest: One is negative.
     """
+    if not asked.ListFields():
+        return defaults
     changes: dict[str, float] = {}
     for ours, names in LIMITS:
         given = [not_negative(f"config.limits.{name}", getattr(asked, name)) for name in names]
