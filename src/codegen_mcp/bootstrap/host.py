@@ -91,9 +91,9 @@ async def open_host(settings: Settings) -> AsyncIterator[Host]:
             overcommit=settings.disk_overcommit,
         )
         volumes, volume_probes = await volume_registry.choose(settings.volume, volume_config)
-        trial = identities.lease()
-        fetcher = identities.lease()
-        guests = identities.lease()
+        trial = identities.lease(own=True)
+        fetcher = identities.lease(own=True)
+        guests = identities.lease(own=True)
         languages = make_languages(
             state.root,
             packages=package_config(settings, fetcher),

@@ -15,8 +15,11 @@ from codegen_mcp.tools.base import Workspace
 class IdentityLeaser(Protocol):
     """Leases host users to sessions; none is ever held by two sessions, nor by two workers."""
 
-    def lease(self) -> HostIdentity | None:
+    def lease(self, *, own: bool = False) -> HostIdentity | None:
         """Take a free one; None where the worker is not root and sessions run as its own user.
+
+        Args:
+            own: For the worker itself: far from those that its sessions had.
 
         Raises:
             Full: None is left.

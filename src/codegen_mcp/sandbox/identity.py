@@ -107,8 +107,13 @@ class UidLeases:
                 found.update(self._usable[start])
         return frozenset(found)
 
-    def lease(self) -> HostIdentity:
-        """Take a free one. Full when every uid of the range is in use."""
+    def lease(self, *, own: bool = False) -> HostIdentity:
+        """Take a free one. Full when every uid of the range is in use.
+
+        Args:
+            own: For the worker itself, which takes some before it adopts sessions: from the other
+                end, for those at this one are likely the users of a session's files.
+        """
         while not self._free:
             if len(self._resting) >= BLOCK and self._recycle():
                 break
@@ -118,7 +123,7 @@ class UidLeases:
                     reason="UIDS_EXHAUSTED",
                     retry_after_s=5.0,
                 )
-        uid = self._free.popleft()
+        uid = self._free.pop() if own else self._free.popleft()
         self._leased.add(uid)
         return HostIdentity(uid=uid, gid=uid)
 
@@ -192,7 +197,7 @@ class UidLeases:
 class OwnUser:
     """For a worker that is not root: sessions run as its own user."""
 
-    def lease(self) -> None:
+    def lease(self, *, own: bool = False) -> None:
         """None."""
 
     def claim(self, identity: HostIdentity) -> bool:

@@ -196,7 +196,7 @@ class MemoryIdentities:
         self._range = range(first, first + count)
         self.leased: set[int] = set()
 
-    def lease(self) -> HostIdentity | None:
+    def lease(self, *, own: bool = False) -> HostIdentity | None:
         """Take the first free one."""
         for uid in self._range:
             if uid not in self.leased:

@@ -63,6 +63,26 @@ def test_two_workers_never_share_a_user(leases: UidLeases, tmp_path: Path) -> No
         other.close()
 
 
+def test_the_worker_takes_none_for_itself_that_its_sessions_had(
+    leases: UidLeases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [leases.lease(own=True) for _ in range(3)]
+    session = leases.lease()
+    leases.close()
+    # What ran as the worker's own users is not quite gone when the next one starts.
+    monkeypatch.setattr(
+        "codegen_mcp.sandbox.identity.live_uids", lambda: {identity.uid for identity in own}
+    )
+    following = other_worker(tmp_path, "a" * 16)
+    try:
+        following.reclaim()
+        for _ in range(3):
+            following.lease(own=True)
+        assert following.claim(session)
+    finally:
+        following.close()
+
+
 def test_when_all_are_leased_the_worker_is_full(leases: UidLeases) -> None:
     for _ in range(leases.capacity):
         leases.lease()
