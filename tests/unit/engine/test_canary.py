@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +19,7 @@ from codegen_mcp.engine.canary import Change
 from codegen_mcp.engine.hooks import NoHooks
 from codegen_mcp.engine.pool_config import SessionPoolConfig
 from codegen_mcp.engine.slot import Slot
+from codegen_mcp.engine.warm_pool import WarmPool
 from codegen_mcp.testing.memory_pool import MemoryPool, until
 
 CONFIG = SessionPoolConfig(max_sessions=10, pool_size=2, keep_sessions=False)
@@ -122,9 +124,32 @@ async def test_what_was_a_sessions_cannot_wait_again(tmp_path: Path) -> None:
 async def test_no_sandbox_ever_serves_two_sessions(
     tmp_path_factory: pytest.TempPathFactory, steps: list[str]
 ) -> None:
+    await serve_each_once(tmp_path_factory.mktemp("pool"), steps)
+
+
+async def test_a_pool_that_hands_one_out_again_would_be_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = WarmPool.take
+
+    def take_and_keep(self: WarmPool, *asked: Any) -> Slot | None:
+        slot = take(self, *asked)
+        if slot is not None:
+            slot.used = False
+            self._ready.insert(0, slot)
+        return slot
+
+    monkeypatch.setattr(WarmPool, "take", take_and_keep)
+    monkeypatch.setattr(canary, "changed", lambda _: None)
+    with pytest.raises(AssertionError):
+        await serve_each_once(tmp_path, ["create", "create", "create"])
+
+
+async def serve_each_once(root: Path, steps: list[str]) -> None:
+    """Do the steps; no sandbox may be seen under two sessions."""
     served: dict[int, str] = {}
     kept: list[object] = []  # so that no identity is used twice
-    async with MemoryPool(tmp_path_factory.mktemp("pool"), CONFIG) as rig:
+    async with MemoryPool(root, CONFIG) as rig:
         live: list[str] = []
         for step in steps:
             if step in ("create", "other kind") and len(live) < 8:
