@@ -9,6 +9,8 @@ from typing import Any
 from codegen_mcp.engine.base import Constraints
 from codegen_mcp.tools.base import ToolModel
 
+_NO_BOUNDS = "0.0:0.0:0.0"
+
 
 def fingerprint(
     tool: str,
@@ -20,7 +22,10 @@ def fingerprint(
 ) -> str:
     """Return 32 hex digits; equal for equal content, however the arguments were passed."""
     bounds = (constraints.timeout_s, constraints.memory_bytes, constraints.output_bytes)
-    head = f"{tool}:{sequence}:" + ":".join(repr(float(bound or 0)) for bound in bounds)
+    told = _NO_BOUNDS
+    if any(bounds):
+        told = ":".join(repr(float(bound or 0)) for bound in bounds)
+    head = f"{tool}:{sequence}:{told}"
     digest = hashlib.blake2b(head.encode("utf-8", "surrogatepass"), digest_size=16)
     if constraints.allow_network or constraints.allow_hosts or secrets:
         network = (constraints.allow_network, tuple(constraints.allow_hosts), tuple(secrets))

@@ -33,11 +33,17 @@ def usage(value: Usage) -> common_pb2.ResourceUsage:
 
 def peak(value: Usage) -> common_pb2.ResourceUsage:
     """Highest values."""
-    return common_pb2.ResourceUsage(
-        memory_bytes=value.memory_peak_bytes,
-        cpu_millicores=value.cpu_millicores,
-        disk_bytes=value.disk_bytes,
-    )
+    message = common_pb2.ResourceUsage()
+    fill_peak(message, value)
+    return message
+
+
+def fill_peak(message: common_pb2.ResourceUsage, value: Usage) -> None:
+    """Highest values, into an empty message that is part of another one."""
+    message.SetInParent()  # also where all are 0
+    message.memory_bytes = value.memory_peak_bytes
+    message.cpu_millicores = value.cpu_millicores
+    message.disk_bytes = value.disk_bytes
 
 
 def refuse_if_set(name: str, value: object, instead: str) -> None:

@@ -18,7 +18,7 @@ from codegen_mcp.engine.base import (
     TaskSubmission,
     TaskView,
 )
-from codegen_mcp.server.convert import label, not_negative, peak, refuse_if_set, variables
+from codegen_mcp.server.convert import fill_peak, label, not_negative, refuse_if_set, variables
 from codegen_mcp.server.convert_tools import tool_call
 from codegen_mcp.server.status import MAX_TASK_TEXT_BYTES, cut, details_json, failure_of
 
@@ -28,6 +28,7 @@ MAX_LOG_BYTES = 64 * KIB
 """Of LogEntry.data."""
 
 MAX_PROGRESS_BYTES = 1 * KIB
+_NO_BOUNDS = Constraints()
 
 LEVELS: Mapping[Stream, task_execution_pb2.LogEntry.Level.ValueType] = {
     Stream.STDOUT: task_execution_pb2.LogEntry.LEVEL_INFO,
@@ -69,12 +70,15 @@ def submission(request: task_execution_pb2.TaskRequest) -> TaskSubmission:
     Raises:
         InvalidRequest: No tool, a negative bound, or a field is set that is not honoured.
     """
-    context, bounds = request.context, request.constraints
-    refuse_if_set(
-        "constraints.allowed_paths", bounds.allowed_paths, "a session reaches its workspace only"
-    )
-    label("context.workspace_id", context.workspace_id)
-    label("context.user_id", context.user_id)
+    env: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+    if request.HasField("context"):
+        context = request.context
+        label("context.workspace_id", context.workspace_id)
+        label("context.user_id", context.user_id)
+        env = variables("context.env_vars", context.env_vars)
+        secrets = tuple(context.secrets)
+    bounds = _constraints(request.constraints) if request.HasField("constraints") else _NO_BOUNDS
     if request.on_disconnect not in ON_DISCONNECT:
         raise InvalidRequest(f"on_disconnect={request.on_disconnect!r} is not one of the enum")
     tool, arguments = tool_call(request.typed_request)
@@ -83,17 +87,24 @@ def submission(request: task_execution_pb2.TaskRequest) -> TaskSubmission:
         session_id=request.session_id,
         tool=tool,
         arguments=arguments,
-        env=variables("context.env_vars", context.env_vars),
-        constraints=Constraints(
-            timeout_s=not_negative("constraints.timeout_seconds", bounds.timeout_seconds),
-            memory_bytes=not_negative("constraints.max_memory_bytes", bounds.max_memory_bytes),
-            output_bytes=not_negative("constraints.max_output_bytes", bounds.max_output_bytes),
-            allow_network=bounds.allow_network,
-            allow_hosts=tuple(bounds.allow_hosts),
-        ),
-        secrets=tuple(context.secrets),
+        env=env,
+        constraints=bounds,
+        secrets=secrets,
         sequence=request.sequence,
         on_disconnect=ON_DISCONNECT[request.on_disconnect],
+    )
+
+
+def _constraints(bounds: task_execution_pb2.ExecutionConstraints) -> Constraints:
+    refuse_if_set(
+        "constraints.allowed_paths", bounds.allowed_paths, "a session reaches its workspace only"
+    )
+    return Constraints(
+        timeout_s=not_negative("constraints.timeout_seconds", bounds.timeout_seconds),
+        memory_bytes=not_negative("constraints.max_memory_bytes", bounds.max_memory_bytes),
+        output_bytes=not_negative("constraints.max_output_bytes", bounds.max_output_bytes),
+        allow_network=bounds.allow_network,
+        allow_hosts=tuple(bounds.allow_hosts),
     )
 
 
@@ -106,29 +117,24 @@ def progress(event: ProgressEvent) -> task_execution_pb2.ProgressUpdate:
     )
 
 
-def metadata(value: TaskMetadata) -> task_execution_pb2.ExecutionMetadata:
-    """Facts of a finished task."""
-    return task_execution_pb2.ExecutionMetadata(
-        start_time_ms=value.start_time_ms,
-        end_time_ms=value.end_time_ms,
-        duration_ms=value.duration_ms,
-        peak_usage=peak(value.peak),
-        exit_code=value.exit_code,
-        ended_by=ENDED_BY[value.ended_by],
-        remedy=value.remedy,
-        signal=value.signal,
-        limits_hit=[ENDED_BY[limit] for limit in value.limits_hit],
-        stdout_bytes=value.stdout_bytes,
-        stderr_bytes=value.stderr_bytes,
-        stdout_omitted_bytes=value.stdout_omitted,
-        stderr_omitted_bytes=value.stderr_omitted,
-        network_denied=[
-            common_pb2.NetworkDenial(
-                host=one.host, port=one.port, reason=one.reason, count=one.count
-            )
-            for one in value.network_denied
-        ],
-    )
+def fill_metadata(facts: task_execution_pb2.ExecutionMetadata, value: TaskMetadata) -> None:
+    """Facts of a finished task, into an empty message."""
+    facts.start_time_ms = value.start_time_ms
+    facts.end_time_ms = value.end_time_ms
+    facts.duration_ms = value.duration_ms
+    fill_peak(facts.peak_usage, value.peak)
+    facts.exit_code = value.exit_code
+    facts.ended_by = ENDED_BY[value.ended_by]
+    facts.remedy = value.remedy
+    facts.signal = value.signal
+    facts.stdout_bytes = value.stdout_bytes
+    facts.stderr_bytes = value.stderr_bytes
+    facts.stdout_omitted_bytes = value.stdout_omitted
+    facts.stderr_omitted_bytes = value.stderr_omitted
+    for limit in value.limits_hit:
+        facts.limits_hit.append(ENDED_BY[limit])
+    for one in value.network_denied:
+        facts.network_denied.add(host=one.host, port=one.port, reason=one.reason, count=one.count)
 
 
 def task_error(error: Exception) -> task_execution_pb2.TaskError:

@@ -1,7 +1,8 @@
 """Between the wire and the core: the tools that have messages of their own, and ``call``.
 
 A tool's arguments go on as plain data under the wire's names, and the executor validates them
-against the tool's own model. A tool without a message here travels as ``call``.
+against the tool's own model. A tool without a message here travels as ``call``. Answers are filled
+in where they are sent: a message that is given to another one is copied, at several times the cost.
 """
 
 from __future__ import annotations
@@ -33,86 +34,72 @@ class TypedTool:
     """Dotted."""
     field: str
     """Of ToolRequest and of ToolResponse."""
-    answer: Callable[[Any], Any]
-    """From the tool's result to the response's message."""
+    fill: Callable[[Any, Any], None]
+    """Writes the tool's result into the response's message."""
 
 
-def echo(value: EchoResult) -> tools_pb2.EchoResponse:
+def echo(value: EchoResult, answer: tools_pb2.EchoResponse) -> None:
     """Echo."""
-    return tools_pb2.EchoResponse(message=value.message)
+    answer.message = value.message
 
 
-def fs_read(value: FsReadResult) -> tools_pb2.FsReadResponse:
+def fs_read(value: FsReadResult, answer: tools_pb2.FsReadResponse) -> None:
     """fs.read: text twice, once as it is and once as bytes, so that no client has to decode."""
-    return tools_pb2.FsReadResponse(
-        contents=value.contents,
-        size_bytes=value.size_bytes,
-        encoding=value.encoding,
-        data=value.data,
-        sha256=value.sha256,
-    )
+    answer.contents = value.contents
+    answer.size_bytes = value.size_bytes
+    answer.encoding = value.encoding
+    answer.data = value.data
+    answer.sha256 = value.sha256
 
 
-def fs_write(value: FsWriteResult) -> tools_pb2.FsWriteResponse:
+def fs_write(value: FsWriteResult, answer: tools_pb2.FsWriteResponse) -> None:
     """fs.write."""
-    return tools_pb2.FsWriteResponse(
-        path=value.path, bytes_written=value.bytes_written, sha256=value.sha256
-    )
+    answer.path = value.path
+    answer.bytes_written = value.bytes_written
+    answer.sha256 = value.sha256
 
 
-def fs_list(value: FsListResult) -> tools_pb2.FsListResponse:
+def fs_list(value: FsListResult, answer: tools_pb2.FsListResponse) -> None:
     """fs.list."""
-    return tools_pb2.FsListResponse(
-        files=[
-            tools_pb2.FileInfo(
-                path=entry.path,
-                name=entry.name,
-                size_bytes=entry.size_bytes,
-                is_directory=entry.is_directory,
-                modified_time_ms=entry.modified_time_ms,
-                path_bytes=entry.path_bytes,
-                link_target=entry.link_target,
-                mode=entry.mode,
-            )
-            for entry in value.files
-        ],
-        total_count=value.total_count,
-        next_offset=value.next_offset,
-    )
+    for entry in value.files:
+        answer.files.add(
+            path=entry.path,
+            name=entry.name,
+            size_bytes=entry.size_bytes,
+            is_directory=entry.is_directory,
+            modified_time_ms=entry.modified_time_ms,
+            path_bytes=entry.path_bytes,
+            link_target=entry.link_target,
+            mode=entry.mode,
+        )
+    answer.total_count = value.total_count
+    answer.next_offset = value.next_offset
 
 
-def run_python(value: RunResult) -> tools_pb2.RunPythonResponse:
+def run_python(value: RunResult, answer: tools_pb2.RunPythonResponse) -> None:
     """run.python."""
-    return tools_pb2.RunPythonResponse(
-        stdout=value.stdout,
-        stderr=value.stderr,
-        exit_code=value.exit_code,
-        duration_ms=value.duration_ms,
-        timed_out=value.timed_out,
-    )
+    answer.stdout = value.stdout
+    answer.stderr = value.stderr
+    answer.exit_code = value.exit_code
+    answer.duration_ms = value.duration_ms
+    answer.timed_out = value.timed_out
 
 
-def pkg_install(value: PkgInstallResult) -> tools_pb2.PkgInstallResponse:
+def pkg_install(value: PkgInstallResult, answer: tools_pb2.PkgInstallResponse) -> None:
     """pkg.install."""
-    return tools_pb2.PkgInstallResponse(
-        installed=[
-            tools_pb2.PackageInfo(name=one.name, version=one.version, location=one.location)
-            for one in value.installed
-        ],
-        failed=value.failed,
-        output=value.output,
-        exit_code=value.exit_code,
-    )
+    for one in value.installed:
+        answer.installed.add(name=one.name, version=one.version, location=one.location)
+    answer.failed.extend(value.failed)
+    answer.output = value.output
+    answer.exit_code = value.exit_code
 
 
-def artifact_get(value: ArtifactGetResult) -> tools_pb2.ArtifactGetResponse:
+def artifact_get(value: ArtifactGetResult, answer: tools_pb2.ArtifactGetResponse) -> None:
     """artifact.get."""
-    return tools_pb2.ArtifactGetResponse(
-        data=value.data,
-        artifact_id=value.artifact_id,
-        size_bytes=value.size_bytes,
-        content_type=value.content_type,
-    )
+    answer.data = value.data
+    answer.artifact_id = value.artifact_id
+    answer.size_bytes = value.size_bytes
+    answer.content_type = value.content_type
 
 
 TYPED = (
@@ -160,12 +147,13 @@ def arguments(message: Any) -> dict[str, Any]:
     return plain
 
 
-def tool_response(
-    event: ResultEvent, request: tools_pb2.ToolRequest | None
-) -> tools_pb2.ToolResponse:
+def fill_response(
+    response: tools_pb2.ToolResponse, event: ResultEvent, request: tools_pb2.ToolRequest | None
+) -> None:
     """Answer in the form of the question.
 
     Args:
+        response: Empty; half filled when this raises.
         event: Has a value.
         request: The question; None where a task is joined: then a tool's own message if it has one.
 
@@ -175,17 +163,16 @@ def tool_response(
     typed = BY_NAME.get(event.tool)
     if typed is None or (request is not None and request.WhichOneof("request") == "call"):
         assert event.value is not None
-        text = event.value.model_dump_json()
-        response = tools_pb2.ToolResponse(call=tools_pb2.ToolCallResult(result_json=text))
+        response.call.result_json = event.value.model_dump_json()
     else:
-        answer = typed.answer(event.value)
-        if request is not None:
-            answer.metadata.update(getattr(request, typed.field).metadata)
-        response = tools_pb2.ToolResponse(**{typed.field: answer})
+        answer = getattr(response, typed.field)
+        answer.SetInParent()  # also where everything in it is empty
+        typed.fill(event.value, answer)
+        if request is not None and (told := getattr(request, typed.field).metadata):
+            answer.metadata.update(told)
     size = response.ByteSize()
     if size > MAX_PAYLOAD_BYTES:
         raise LimitExceeded(
             f"the answer of {event.tool} has {size} bytes and at most {MAX_PAYLOAD_BYTES} fit into "
             "a message; ask for less, or take files out with WorkspaceFiles.Download"
         )
-    return response

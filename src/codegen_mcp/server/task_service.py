@@ -10,7 +10,7 @@ from codegen_mcp.engine.base import ErrorEvent, OutputEvent, ProgressEvent, Resu
 from codegen_mcp.server import convert_tasks as convert
 from codegen_mcp.server.closing import closing
 from codegen_mcp.server.convert import not_negative
-from codegen_mcp.server.convert_tools import tool_response
+from codegen_mcp.server.convert_tools import fill_response
 from codegen_mcp.server.interceptors import Context
 from codegen_mcp.server.parts import write_part
 from codegen_mcp.server.revival import REVIVED, words
@@ -122,21 +122,19 @@ def ending(
     """The last message of a stream."""
     if isinstance(event, ErrorEvent):
         return pb.TaskResponse(task_id=task_id, error=convert.task_error(event.error))
+    response = pb.TaskResponse(task_id=task_id)
+    result = response.result
     try:
-        answer = None if event.value is None else tool_response(event, request)
+        if event.value is not None:
+            fill_response(result.typed_response, event, request)
     except Exception as error:
         return pb.TaskResponse(task_id=task_id, error=convert.task_error(error))
-    facts = convert.metadata(event.metadata)
+    result.status = convert.STATUSES[event.status]
+    result.artifacts.extend(event.artifacts)
+    facts = result.metadata
+    convert.fill_metadata(facts, event.metadata)
     if isinstance(event.value, RunResult):
         # What the answer leaves out is the answer's to say.
         facts.stdout_omitted_bytes = event.value.stdout_omitted_bytes
         facts.stderr_omitted_bytes = event.value.stderr_omitted_bytes
-    return pb.TaskResponse(
-        task_id=task_id,
-        result=pb.TaskResult(
-            status=convert.STATUSES[event.status],
-            typed_response=answer,
-            artifacts=event.artifacts,
-            metadata=facts,
-        ),
-    )
+    return response
