@@ -10,8 +10,10 @@ import random
 import tarfile
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -277,3 +279,57 @@ def test_without_igzip_an_archive_differs_in_nothing_but_its_packing(
     plain = pack(entries, contents)
     assert gzip.decompress(plain.data) == gzip.decompress(fast.data)
     assert fast.verify().members == plain.verify().members == 5
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[[bytes], int]]:
+    """Open a new file that holds these bytes."""
+    held: list[BinaryIO] = []
+
+    def make(content: bytes) -> int:
+        path = tmp_path / str(len(held))
+        path.write_bytes(content)
+        held.append(path.open("rb"))
+        return held[-1].fileno()
+
+    yield make
+    for one in held:
+        one.close()
+
+
+def later(writer: ArchiveWriter, entry: Entry, fd: int) -> None:
+    writer.add_later(entry.path, entry.mode, entry.mtime_ns, entry.size, fd)
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 1024 * 1024])
+@pytest.mark.parametrize("difference", [-1, 1, 1024])
+def test_a_file_hashed_later_that_has_more_or_fewer_bytes_leaves_nothing(
+    opened: Callable[[bytes], int], size: int, difference: int
+) -> None:
+    spool = io.BytesIO()
+    with ArchiveWriter(spool) as writer:
+        entry = file(b"workspace/" + b"m" * 120, noise(size))
+        with pytest.raises(Changed):
+            later(writer, entry, opened(noise(max(0, size + difference) or 2)))
+        later(writer, entry, opened(noise(size)))
+        check(spool, writer, [entry])
+        assert writer.sha256_of(entry.path) == entry.sha256
+
+
+def test_files_hashed_later_can_be_dropped_and_come_again_with_other_content(
+    opened: Callable[[bytes], int],
+) -> None:
+    spool = io.BytesIO()
+    names = [b"workspace/%d" % i for i in range(40)]
+    old = [file(name, noise(60_000, i)) for i, name in enumerate(names)]
+    new = [file(name, noise(50_000, 100 + i)) for i, name in enumerate(names)]
+    with ArchiveWriter(spool) as writer:
+        for i, entry in enumerate(old):
+            later(writer, entry, opened(noise(60_000, i)))
+        again = [0, 7, 38, 39]  # of groups that are packed, and of the one that is not
+        writer.drop([names[i] for i in again])
+        for i in again:
+            later(writer, new[i], opened(noise(50_000, 100 + i)))
+        check(spool, writer, [new[i] if i in again else old[i] for i in range(40)])
+        for i, name in enumerate(names):
+            assert writer.sha256_of(name) == (new if i in again else old)[i].sha256

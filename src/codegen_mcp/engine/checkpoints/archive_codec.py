@@ -21,7 +21,7 @@ if _fast:
 class Deflater(Protocol):
     """Makes one gzip member out of pieces."""
 
-    def compress(self, data: bytes, /) -> bytes:
+    def compress(self, data: bytes | memoryview, /) -> bytes:
         """Take a piece; gives what is ready."""
 
     def flush(self) -> bytes:
@@ -54,7 +54,7 @@ def deflater() -> Deflater:
     return zlib.compressobj(1, zlib.DEFLATED, _GZIP)
 
 
-def deflate(data: bytes) -> bytes:
+def deflate(data: bytes | memoryview) -> bytes:
     """Pack one whole gzip member."""
     packer = deflater()
     return packer.compress(data) + packer.flush()

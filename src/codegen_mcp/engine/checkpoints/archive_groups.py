@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from codegen_mcp.core.errors import Corrupt
+from codegen_mcp.engine.checkpoints.archive_block import CAPACITY, Block
 from codegen_mcp.engine.checkpoints.archive_codec import deflate, deflater
 from codegen_mcp.engine.checkpoints.archive_inflate import iter_inflated
 
@@ -27,6 +28,8 @@ class Group:
 
     lengths: dict[bytes, int]
     """Tar bytes of each name in it, in order. The empty name is the archive's end."""
+    digests: dict[bytes, bytes] = field(default_factory=dict)
+    """sha256 of the files that were read into its block; there once it is packed."""
     stale: set[bytes] = field(default_factory=set)
     offset: int = 0
     size: int = 0
@@ -50,19 +53,35 @@ class GroupFile:
         self._end = 0
         """Of what was written."""
         self._hash = hashlib.sha256()
+        self._free: list[Block] = []
 
     def close(self) -> None:
         """Stop the threads; idempotent."""
         for packer in self._packers:
             packer.shutdown(cancel_futures=True)
         self._packers.clear()
+        self._free.clear()
 
-    def put(self, members: Mapping[bytes, list[bytes]]) -> Group:
-        """Pack the parts of some members into one group."""
-        group = Group({path: sum(map(len, parts)) for path, parts in members.items()})
-        data = b"".join([part for parts in members.values() for part in parts])
+    def block(self, size: int) -> Block:
+        """Have an empty block that takes at least so many bytes."""
+        if size > CAPACITY:
+            return Block(size)
+        return self._free.pop() if self._free else Block()
+
+    def put(self, block: Block) -> Group:
+        """Hash and pack the members of a block, which is not the caller's any more."""
+        group = Group(dict(block.lengths))
+
+        def pack() -> bytes:
+            group.digests = block.hash()
+            packed = deflate(block.tar())
+            if block.capacity == CAPACITY:
+                block.clear()
+                self._free.append(block)
+            return packed
+
         self._turn = (self._turn + 1) % _PACKERS
-        self.submit(group, lambda: deflate(data), self._turn)
+        self.submit(group, pack, self._turn)
         self._groups.append(group)
         return group
 

@@ -9,14 +9,17 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from codegen_mcp.core.checkpoint import Entry, EntryKind
+from codegen_mcp.engine.checkpoints.archive_block import GROUP_BYTES, PIECE_BYTES, Block
 from codegen_mcp.engine.checkpoints.archive_groups import Group, GroupFile
-from codegen_mcp.engine.checkpoints.tar_format import BLOCK, END, PADDING, member_header
+from codegen_mcp.engine.checkpoints.tar_format import (
+    BLOCK,
+    END,
+    PADDING,
+    file_header,
+    member_header,
+)
 from codegen_mcp.engine.checkpoints.tar_sparse import extents, sparse_map
 
-PIECE_BYTES = 1024 * 1024
-"""Most that is read at a time; a longer file gets a gzip member of its own."""
-GROUP_BYTES = 512 * 1024
-"""Tar bytes of a gzip member: what is packed again when one file of it turned stale."""
 _ZEROS = bytes(PIECE_BYTES)
 
 Read = Callable[[int], bytes]
@@ -56,8 +59,8 @@ class ArchiveWriter:
             file: Open for reading and writing, seekable, empty, ours alone until ``finish``.
         """
         self._packed = GroupFile(file)
-        self._open: dict[bytes, list[bytes]] = {}
-        self._open_bytes = 0
+        self._open: Block | None = None
+        self._ended = False
         self._where: dict[bytes, Group | None] = {}
         """Live names; None is the open group."""
         self._links: dict[bytes, Entry] = {}
@@ -113,6 +116,36 @@ class ArchiveWriter:
         self._put(path, [member_header(entry)])
         return entry
 
+    def add_later(self, path: bytes, mode: int, mtime_ns: int, size: int, fd: int) -> None:
+        """Pack a file without holes whose sha256 is told at the end (``sha256_of``).
+
+        Args:
+            path: Its name, as that of an entry; mode and mtime_ns as well.
+            mode: Permission bits.
+            mtime_ns: Since the epoch.
+            size: Its bytes, up to PIECE_BYTES.
+            fd: It, open for reading; only used until this returns.
+
+        Raises:
+            Changed: It is shorter or longer; the archive is as if nothing had been asked.
+            ValueError: The name is in the archive already.
+        """
+        if path in self._where:
+            raise ValueError(f"{path!r} is in the archive already")
+        header = file_header(path, mode, size, mtime_ns)
+        block = self._room(len(header) + size + BLOCK)
+        if not block.read(path, header, fd, size):
+            raise Changed(f"{path!r} gave other than its {size} bytes")
+        self._where[path] = None
+        if block.end >= GROUP_BYTES:
+            self._seal()
+
+    def sha256_of(self, path: bytes) -> bytes:
+        """Tell the sha256 of a file of ``add_later``, 32 bytes; after ``end``."""
+        group = self._where[path]
+        assert group is not None
+        return group.digests[path]
+
     def drop(self, paths: Collection[bytes]) -> None:
         """Leave out names that are stale; they may be added again. Unknown ones do not matter.
 
@@ -127,9 +160,22 @@ class ArchiveWriter:
                 continue
             group = self._where.pop(path)
             if group is None:
-                self._open_bytes -= sum(map(len, self._open.pop(path)))
+                assert self._open is not None
+                self._open.drop(path)
             else:
                 group.stale.add(path)
+
+    def end(self) -> None:
+        """Pack the rest and wait for all of it; nothing can be added any more. Idempotent."""
+        if self._ended:
+            return
+        self._ended = True
+        for path, entry in self._links.items():
+            if path not in self._where and entry.target in self._where:
+                self._put(path, [member_header(entry)])
+        self._room(len(END)).put(b"", [END])
+        self._seal()
+        self._packed.settle()
 
     def finish(self) -> ArchiveSummary:
         """End the archive; it lies in the file from its start, and nothing else.
@@ -137,29 +183,33 @@ class ArchiveWriter:
         Raises:
             OSError: The file could not be written; what it holds is no archive.
         """
-        for path, entry in self._links.items():
-            if path not in self._where and entry.target in self._where:
-                self._put(path, [member_header(entry)])
-        self._open[b""] = [END]
-        self._seal()
+        self.end()
         size, sha256, inflated = self._packed.finish()
         return ArchiveSummary(size, sha256, inflated, len(self._where))
 
+    def _room(self, size: int) -> Block:
+        """Have a block that takes so many bytes."""
+        if self._open is not None and not self._open.fits(size):
+            self._seal()
+        if self._open is None:
+            self._open = self._packed.block(size)
+        return self._open
+
     def _put(self, path: bytes, parts: list[bytes]) -> None:
-        self._open[path] = parts
+        block = self._room(sum(map(len, parts)))
+        block.put(path, parts)
         self._where[path] = None
-        self._open_bytes += sum(map(len, parts))
-        if self._open_bytes >= GROUP_BYTES:
+        if block.end >= GROUP_BYTES:
             self._seal()
 
     def _seal(self) -> None:
-        if not self._open:
+        block, self._open = self._open, None
+        if not block:
             return
-        group = self._packed.put(self._open)
-        for path in self._open:
+        group = self._packed.put(block)
+        for path in group.lengths:
             if path:
                 self._where[path] = group
-        self._open, self._open_bytes = {}, 0
 
     def _add_file(
         self, entry: Entry, read: Read, segments: Sequence[tuple[int, int]] | None

@@ -16,11 +16,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from codegen_mcp.core.checkpoint import Entry, EntryKind
+from codegen_mcp.engine.checkpoints.archive_block import PIECE_BYTES
 from codegen_mcp.engine.checkpoints.archive_writer import ArchiveWriter, Changed
 from codegen_mcp.engine.checkpoints.aside import Aside, Copy
 from codegen_mcp.engine.checkpoints.bounds import check_holes
@@ -87,8 +88,9 @@ class Capture:
         self._number = number
         self._base = base
         self._table = TreeTable()
-        self._content: dict[bytes, tuple[Seen, Entry]] = {}
-        """What is packed, or lies in an older archive: as it was seen, and its entry."""
+        self._content: dict[bytes, tuple[Seen, Entry | None]] = {}
+        """What is packed, or lies in an older archive: as it was seen, and its entry. None while
+        the entry waits for the sha256, which a thread of the writer's makes."""
         self._copies: dict[bytes, tuple[Seen, Copy]] = {}
         self._unsteady: set[bytes] = set()
         """Changed while they were read."""
@@ -225,26 +227,46 @@ class Capture:
         self._writer.drop(self._stale)
         for path in sorted(self._copies, key=order):
             self._pack_copy(path, *self._copies[path])
+        placed = list(self._table.ordered())
+        others = self._add_others(placed)
+        self._writer.end()
         entries: list[Entry] = []
         states: dict[bytes, State] = {}
-        for path, seen, target in self._table.ordered():
+        for path, seen, _ in placed:
+            entry = others.get(path)
+            if entry is None:
+                entry = self._file_entry(path, seen)
+                # What is mapped can be written to later without a trace: it stays in doubt.
+                if path not in self._forced:
+                    states[path] = State.of(seen)
+            entries.append(entry)
+        return Captured(entries, states, self._table.skipped)
+
+    def _add_others(self, placed: Sequence[tuple[bytes, Seen, bytes | None]]) -> dict[bytes, Entry]:
+        """Pack what has no content; the entries of all such names."""
+        others: dict[bytes, Entry] = {}
+        for path, seen, target in placed:
             if target is not None:
                 leader = self._table.names[target]
                 entry = Entry(path, EntryKind.HARDLINK, leader.mode, leader.mtime_ns, target=target)
             elif seen.kind is EntryKind.FILE:
-                entry = self._content[path][1]
-                if (entry.mode, entry.mtime_ns) != (seen.mode, seen.mtime_ns):
-                    entry = replace(entry, mode=seen.mode, mtime_ns=seen.mtime_ns)
-                # What is mapped can be written to later without a trace: it stays in doubt.
-                if path not in self._forced:
-                    states[path] = State.of(seen)
+                continue
             else:
                 assert seen.kind is not None
                 entry = Entry(path, seen.kind, seen.mode, seen.mtime_ns, target=seen.target)
-            entries.append(entry)
-            if entry.kind is not EntryKind.FILE and self._is_new(entry):
+            others[path] = entry
+            if self._is_new(entry):
                 self._writer.add(entry)
-        return Captured(entries, states, self._table.skipped)
+        return others
+
+    def _file_entry(self, path: bytes, seen: Seen) -> Entry:
+        """Return the entry of a file whose content is in an archive."""
+        packed, entry = self._content[path]
+        if entry is None:
+            entry = self._entry(packed, sha256=self._writer.sha256_of(path))
+        if (entry.mode, entry.mtime_ns) != (seen.mode, seen.mtime_ns):
+            entry = replace(entry, mode=seen.mode, mtime_ns=seen.mtime_ns)
+        return entry
 
     def _is_new(self, entry: Entry) -> bool:
         return self._base is None or self._base.entries.get(entry.path) != entry
@@ -268,9 +290,13 @@ class Capture:
                 if older is not None:
                     self._content[seen.path] = seen, older
                     return
-            self._count_holes(seen, segments)
-            entry = self._entry(seen, sparse=segments is not None)
-            entry = self._writer.add(entry, self._reader(fd), segments)
+            entry = None
+            if segments is None and seen.size <= PIECE_BYTES:
+                self._writer.add_later(seen.path, seen.mode, seen.mtime_ns, seen.size, fd)
+            else:
+                self._count_holes(seen, segments)
+                entry = self._entry(seen, sparse=segments is not None)
+                entry = self._writer.add(entry, self._reader(fd), segments)
             self._content[seen.path] = seen, entry
             if not is_as(seen, os.fstat(fd)):
                 self._unsteady.add(seen.path)
@@ -352,19 +378,13 @@ class Capture:
 
     def _forget(self, path: bytes) -> None:
         known = self._content.pop(path, None)
-        if known is not None and known[1].source == self._number:
+        if known is not None and (known[1] is None or known[1].source == self._number):
             self._stale.add(path)
 
-    def _entry(self, seen: Seen, *, sparse: bool) -> Entry:
-        return Entry(
-            seen.path,
-            EntryKind.FILE,
-            seen.mode,
-            seen.mtime_ns,
-            size=seen.size,
-            source=self._number,
-            sparse=sparse,
-        )
+    def _entry(self, seen: Seen, *, sparse: bool = False, sha256: bytes = b"") -> Entry:
+        path, mode, mtime_ns, size = seen.path, seen.mode, seen.mtime_ns, seen.size
+        number = self._number
+        return Entry(path, EntryKind.FILE, mode, mtime_ns, size, sha256, b"", number, sparse)
 
 
 def _digest(aside: Aside, copy: Copy) -> bytes:

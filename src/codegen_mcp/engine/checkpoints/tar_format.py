@@ -96,6 +96,12 @@ def _long(kind: bytes, text: bytes) -> bytes:
     return b"%b%b\0%b" % (long_header(kind, size), text, PADDING[size % BLOCK])
 
 
+def file_header(path: bytes, mode: int, size: int, mtime_ns: int) -> bytes:
+    """All that precedes the content of a file without holes (``member_header`` of its entry)."""
+    before = _long(LONG_NAME, path) if len(path) > FIELD else b""
+    return before + _block(path, mode, _OWNER, size, mtime_ns // 1_000_000_000, b"0", b"")
+
+
 def member_header(entry: Entry, segments: Sequence[tuple[int, int]] = ()) -> bytes:
     """All that precedes an entry's content: whole blocks.
 
