@@ -110,13 +110,17 @@ class ObjectStore(Protocol):
     def url(self, key: str) -> str:
         """Where it lies, for people: ``file:///...``, ``s3://bucket/prefix/key``; no secret."""
 
-    async def put_file(self, key: str, path: Path, *, sha256: str) -> ObjectInfo:
+    async def put_file(
+        self, key: str, path: Path, *, sha256: str, given: bool = False
+    ) -> ObjectInfo:
         """Store a file's bytes; memory use does not depend on its size.
 
         Args:
             key: See ``check_key``.
             path: A regular file of ours, closed; not changed meanwhile. It stays.
             sha256: Of its bytes, hexadecimal; checked against what is read from it.
+            given: Nobody writes to the file any more, ever: the store may keep it itself under
+                another name, instead of a copy. Its mode may change.
 
         Raises:
             AlreadyExists: There is an object of this key (whatever it holds); nothing is changed.

@@ -58,11 +58,25 @@ class LocalStore:
         """``file:///...``."""
         return (self._root / check_key(key)).as_uri()
 
-    async def put_file(self, key: str, path: Path, *, sha256: str) -> ObjectInfo:
+    async def put_file(
+        self, key: str, path: Path, *, sha256: str, given: bool = False
+    ) -> ObjectInfo:
         """Clone where the file system can (Btrfs, XFS), else copy; hashed as it goes by.
 
-        Never a hard link: the owner of ``path`` may change it later.
+        A file that is ``given`` gets a second name, where it is on the same file system. Others
+        never: the owner of ``path`` may change them later.
         """
+
+        def keep(stop: StopFlag) -> ObjectInfo | None:
+            with open_source(path) as source:
+                size = sum(map(len, hashed_pieces(source, sha256, str(path), stop)))
+                return local_files.keep(self._directory, key, source, size)
+
+        if given:
+            check_key(key)
+            kept = await self._run(keep)
+            if kept is not None:
+                return kept
 
         def fill(file: int, stop: StopFlag) -> int:
             with open_source(path) as source:

@@ -2,7 +2,8 @@
 
 Writing goes to ``~tmp/<random>`` (no key has a ``~``) under flock(2), is synced, and gets its name
 by link(2), which fails when there is one. Then every directory up to the root is synced, since
-fsync(2) of a file does not cover its name. A file in ``~tmp`` that nobody has locked is a dead
+fsync(2) of a file does not cover its name. A file that was given to the store gets its second name
+the same way. A file in ``~tmp`` that nobody has locked is a dead
 writer's.
 """
 
@@ -66,6 +67,28 @@ def create(root: int, key: str, fill: Callable[[int], int]) -> ObjectInfo:
             raise StoreUnavailable(f"{written.st_size} bytes of {key!r} were written, not {size}")
         _name(root, key, name)
     return ObjectInfo(key=key, size=size, modified_ms=written.st_mtime_ns // 1_000_000)
+
+
+def keep(root: int, key: str, file: int, size: int) -> ObjectInfo | None:
+    """Make an open file of ours an object, by a second name; None where it cannot have one here.
+
+    Raises: as ``create``.
+    """
+    if os.fstat(file).st_dev != os.fstat(root).st_dev:
+        return None
+    _check_absent(root, key)
+    os.fchmod(file, 0o600)
+    os.fsync(file)
+    found = os.fstat(file)
+    if found.st_size != size:
+        raise StoreUnavailable(f"{key!r} has {found.st_size} bytes, not the {size} that were read")
+    try:
+        _name(root, key, f"/proc/self/fd/{file}")  # of that very file, whatever its name is now
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise
+        return None
+    return ObjectInfo(key=key, size=size, modified_ms=found.st_mtime_ns // 1_000_000)
 
 
 @contextmanager

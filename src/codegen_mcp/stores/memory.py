@@ -40,7 +40,9 @@ class MemoryStore:
         """``memory:key``."""
         return f"memory:{check_key(key)}"
 
-    async def put_file(self, key: str, path: Path, *, sha256: str) -> ObjectInfo:
+    async def put_file(
+        self, key: str, path: Path, *, sha256: str, given: bool = False
+    ) -> ObjectInfo:
         """Read it whole: the one store whose memory use is what it holds."""
         self._check_absent(key)
 

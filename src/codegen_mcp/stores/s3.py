@@ -65,7 +65,9 @@ class S3Store:
         """``s3://bucket/prefix/key``."""
         return f"{self._config.url}/{check_key(key)}"
 
-    async def put_file(self, key: str, path: Path, *, sha256: str) -> ObjectInfo:
+    async def put_file(
+        self, key: str, path: Path, *, sha256: str, given: bool = False
+    ) -> ObjectInfo:
         """In one request up to ``single_bytes``, in parts above; the stored size is looked up."""
         check_key(key)
 

@@ -76,10 +76,12 @@ class FailingStore(MemoryStore):
         self.calls, self.late = 0, late
         self.failures = {call: error or StoreUnavailable("the store is away")}
 
-    async def put_file(self, key: str, path: Path, *, sha256: str) -> ObjectInfo:
+    async def put_file(
+        self, key: str, path: Path, *, sha256: str, given: bool = False
+    ) -> ObjectInfo:
         """Count, and fail in turn; likewise below."""
         error = self._turn()
-        stored = await super().put_file(key, path, sha256=sha256)
+        stored = await super().put_file(key, path, sha256=sha256, given=given)
         return self._end(stored, error)
 
     async def put_bytes(self, key: str, data: bytes) -> ObjectInfo:  # noqa: D102

@@ -259,13 +259,13 @@ async def test_uploads_that_wait_take_turns(spool):
     class Slow(FailingStore):
         at_once = most = puts = most_puts = 0
 
-        async def put_file(self, key, path, *, sha256):
+        async def put_file(self, key, path, *, sha256, given=False):
             self.at_once += key.endswith(ARCHIVE)
             self.puts += 1
             self.most, self.most_puts = max(self.most, self.at_once), max(self.most_puts, self.puts)
             try:
                 await asyncio.sleep(0)
-                return await super().put_file(key, path, sha256=sha256)
+                return await super().put_file(key, path, sha256=sha256, given=given)
             finally:
                 self.at_once -= key.endswith(ARCHIVE)
                 self.puts -= 1

@@ -27,10 +27,12 @@ class Counting(MemoryStore):
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def put_file(self, key: str, path: Path, *, sha256: str) -> ObjectInfo:
+    async def put_file(
+        self, key: str, path: Path, *, sha256: str, given: bool = False
+    ) -> ObjectInfo:
         self.puts.append(key)
         await self.gate.wait()
-        return await super().put_file(key, path, sha256=sha256)
+        return await super().put_file(key, path, sha256=sha256, given=given)
 
 
 @pytest.fixture

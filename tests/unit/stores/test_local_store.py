@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import resource
@@ -11,10 +12,11 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from codegen_mcp.core.errors import AlreadyExists, InvalidRequest, StoreUnavailable
+from codegen_mcp.core.errors import AlreadyExists, Corrupt, InvalidRequest, StoreUnavailable
 from codegen_mcp.stores import local_files
 from codegen_mcp.stores.local import LocalStore
 
@@ -215,6 +217,57 @@ async def test_an_object_is_no_other_name_of_the_file_it_came_from(
         file.write(b"later!")
     assert (root / "key").read_bytes() == b"before"
     assert (root / "key").stat().st_nlink == 1
+
+
+async def test_a_file_that_is_given_is_kept_itself_and_stays_when_its_first_name_goes(
+    root: Path, store: LocalStore, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"given")
+    source.chmod(0o644)
+    sha256 = hashlib.sha256(b"given").hexdigest()
+    put = await store.put_file("a/key", source, sha256=sha256, given=True)
+    assert put == await store.stat("a/key")
+    assert (root / "a/key").samefile(source)
+    with pytest.raises(AlreadyExists):
+        await store.put_file("a/key", source, sha256=sha256, given=True)
+    source.unlink()
+    assert [piece async for piece in store.get("a/key")] == [b"given"]
+    assert stat.S_IMODE((root / "a/key").stat().st_mode) == 0o600
+    assert temporary(root) == []
+
+
+async def test_a_file_that_is_given_and_damaged_is_not_stored(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"other")
+    with pytest.raises(Corrupt):
+        await store.put_file("key", source, sha256="0" * 64, given=True)
+    assert await keys(store) == []
+
+
+@pytest.mark.parametrize("refusal", [errno.EXDEV, errno.EPERM, errno.EMLINK])
+async def test_a_file_that_is_given_and_cannot_be_kept_is_copied(
+    root: Path,
+    store: LocalStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refusal: int,
+) -> None:
+    link = os.link
+
+    def refuse(source: str, *args: Any, **kwargs: Any) -> None:
+        if source.startswith("/proc/"):
+            raise OSError(refusal, os.strerror(refusal))
+        link(source, *args, **kwargs)
+
+    monkeypatch.setattr(os, "link", refuse)
+    source = tmp_path / "source"
+    source.write_bytes(b"given")
+    await store.put_file("key", source, sha256=hashlib.sha256(b"given").hexdigest(), given=True)
+    assert (root / "key").read_bytes() == b"given"
+    assert not (root / "key").samefile(source)
 
 
 async def test_a_key_below_an_object_or_above_others_is_refused(store: LocalStore) -> None:

@@ -305,7 +305,7 @@ class Publisher:
         """Store a file; one that is there already must be the same (an attempt before this)."""
         key = checkpoint_id.key + suffix
         try:
-            await self._catalog.store.put_file(key, path, sha256=sha256)
+            await self._catalog.store.put_file(key, path, sha256=sha256, given=True)
         except AlreadyExists:
             size = (await self._catalog.store.stat(key)).size
             if size != await to_end(lambda: path.stat().st_size):
