@@ -106,22 +106,25 @@ class LocalStore:
     ) -> AsyncIterator[bytes]:
         """Read one open file: an object deleted meanwhile is still read to its end."""
         file = -1
-        left = length
+        end = 0
 
         def read(_: StopFlag) -> bytes:
-            nonlocal file
+            nonlocal file, end
             if file < 0:
                 file = local_files.open_object(self._directory, key)
-            count = PIECE_BYTES if left is None else min(PIECE_BYTES, left)
-            return os.pread(file, count, offset)
+                end = os.fstat(file).st_size
+                if length is not None:
+                    end = min(end, offset + length)
+            return os.pread(file, min(PIECE_BYTES, max(0, end - offset)), offset)
 
         check_key(key)
         check_range(offset, length)
         try:
             while piece := await self._find(key, read):
                 offset += len(piece)
-                left = None if left is None else left - len(piece)
                 yield piece
+                if offset == end:  # an object does not grow
+                    break
         finally:
             if file >= 0:
                 os.close(file)

@@ -189,9 +189,9 @@ class _Members:
         at = source.offset
         if not places and size <= _SMALL_BYTES:
             padding = PADDING[size % BLOCK]
-            data = source.take(size + len(padding), "a file")
-            digest = hashlib.sha256(memoryview(data)[:size])
-            ended = data.endswith(padding)
+            data = source.view(size + len(padding), "a file")
+            digest = hashlib.sha256(data[:size])
+            ended = data[size:].tobytes() == padding
         else:
             digest = hashlib.sha256()
             stored = 0

@@ -27,6 +27,15 @@ class TarSource:
             return self._piece[at:end]
         return b"".join(self.stream(size, what))
 
+    def view(self, size: int, what: str) -> memoryview:
+        """Take exactly ``size`` bytes (few) without a copy, where they lie in one piece."""
+        at = self._at
+        if size <= len(self._piece) - at:
+            self._at = at + size
+            self.offset += size
+            return memoryview(self._piece)[at : at + size]
+        return memoryview(b"".join(self.stream(size, what)))
+
     def stream(self, size: int, what: str) -> Iterator[memoryview]:
         """Take exactly ``size`` bytes, piece by piece. Corrupt when there are fewer."""
         while size:

@@ -42,6 +42,8 @@ class TreeTable:
         self._paths: dict[int, bytes] = {}
         self._bytes = 0
         """Of all names and link texts."""
+        self._refreshed = False
+        """Whether any name was looked at again; a walk alone leaves nothing to prune."""
 
     def add(self, seen: Seen) -> None:
         """Note a name.
@@ -101,6 +103,7 @@ class TreeTable:
         fresh: set[bytes] = set()
         looked: set[bytes] = set()
         pending = {*touched}
+        self._refreshed = self._refreshed or bool(pending)
         while pending:
             found: set[bytes] = set()
             for path in sorted(pending, key=order):
@@ -135,6 +138,8 @@ class TreeTable:
 
     def prune(self) -> None:
         """Forget what lies below something that is no directory of the tree."""
+        if not self._refreshed:
+            return
         for path in sorted(self.names, key=order):
             if not self._has_parent(path):
                 self.remove(path)
