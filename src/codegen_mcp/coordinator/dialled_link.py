@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from google.protobuf.message import Message
 from grpc import ChannelConnectivity, ChannelCredentials, aio
-from structlog.contextvars import get_contextvars
 
 from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as tasks_pb
 from codegen_mcp._proto.codegen.v1 import workspace_files_pb2 as files_pb
@@ -19,7 +18,7 @@ from codegen_mcp.coordinator.remote_errors import LinkBroken, LinkLost, from_rpc
 from codegen_mcp.coordinator.stream_link import StreamLink
 from codegen_mcp.core.errors import NotImplementedYet
 from codegen_mcp.server.convert import MAX_MESSAGE_BYTES
-from codegen_mcp.server.interceptors import REQUEST_ID
+from codegen_mcp.server.interceptors import CALL_REQUEST_ID, REQUEST_ID
 
 T = TypeVar("T")
 
@@ -137,7 +136,7 @@ class DialledLink:
         with self._told():
             return await call(request, metadata=self._metadata(epoch))
 
-    async def tasks(
+    def tasks(
         self,
         method: str,
         request: tasks_pb.TaskRequest | tasks_pb.AttachTaskRequest,
@@ -148,11 +147,17 @@ class DialledLink:
         """Run or join a task; leaving early cancels the call, not the task's own policy."""
         stream = self._stream
         if stream is not None and stream.open and isinstance(request, tasks_pb.TaskRequest):
-            over = stream.tasks(method, request, epoch=epoch, admitted=admitted)
-            async with aclosing(over):
-                async for answer in over:
-                    yield answer
-            return
+            return stream.tasks(method, request, epoch=epoch, admitted=admitted)
+        return self._called(method, request, epoch, admitted)
+
+    async def _called(
+        self,
+        method: str,
+        request: tasks_pb.TaskRequest | tasks_pb.AttachTaskRequest,
+        epoch: int,
+        admitted: Callable[[], None] | None,
+    ) -> AsyncGenerator[tasks_pb.TaskResponse, None]:
+        """Run or join a task by a call of its own."""
         await self._connected()
         call = self._streams[method](request, metadata=self._metadata(epoch))
         try:
@@ -284,9 +289,9 @@ class DialledLink:
         return LinkLost(f"the connection to worker {self.worker_id!r} has ended", sent=sent)
 
     def _metadata(self, epoch: int) -> tuple[tuple[str, str], ...]:
-        request_id = get_contextvars().get("request_id")
+        request_id = CALL_REQUEST_ID.get()
         return (
             *self._token,
             *(((EPOCH, str(epoch)),) if epoch else ()),
-            *(((REQUEST_ID, str(request_id)),) if request_id else ()),
+            *(((REQUEST_ID, request_id),) if request_id else ()),
         )

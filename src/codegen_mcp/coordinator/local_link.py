@@ -13,14 +13,13 @@ from typing import Any, TypeVar, cast
 
 from google.protobuf.message import Message
 from grpc import StatusCode
-from structlog.contextvars import get_contextvars
 
 from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as tasks_pb
 from codegen_mcp._proto.codegen.v1 import workspace_files_pb2 as files_pb
 from codegen_mcp.coordinator.directory.base import Owner
 from codegen_mcp.coordinator.methods import TASKS
 from codegen_mcp.coordinator.remote_errors import LinkLost, from_status
-from codegen_mcp.server.closing import closing
+from codegen_mcp.server.interceptors import CALL_REQUEST_ID
 from codegen_mcp.server.local_services import LocalServices, Refused
 
 T = TypeVar("T")
@@ -61,7 +60,7 @@ class LocalLink:
         work = self._start(method, _copy(request), epoch, _Pipe())
         return await self._end_of(work)
 
-    async def tasks(
+    def tasks(
         self,
         method: str,
         request: tasks_pb.TaskRequest | tasks_pb.AttachTaskRequest,
@@ -71,11 +70,8 @@ class LocalLink:
     ) -> AsyncGenerator[tasks_pb.TaskResponse, None]:
         """Run or join a task; leaving early cancels the call, not the task's own policy."""
         assert method in TASKS
-        pipe = _Pipe(admitted)
-        work = self._start(method, _copy(request), epoch, pipe)
-        async with closing(self._messages(work, pipe, tasks_pb.TaskResponse)) as messages:
-            async for message in messages:
-                yield message
+        asked = _copy(request)
+        return self._messages(method, asked, epoch, _Pipe(admitted), tasks_pb.TaskResponse)
 
     async def upload(
         self, chunks: AsyncIterator[files_pb.UploadChunk], *, epoch: int = 0
@@ -84,15 +80,12 @@ class LocalLink:
         work = self._start("WorkspaceFiles/Upload", chunks, epoch, _Pipe())
         return cast("files_pb.UploadSummary", await self._end_of(work))
 
-    async def download(
+    def download(
         self, request: files_pb.DownloadRequest, *, epoch: int = 0
     ) -> AsyncGenerator[files_pb.DownloadChunk, None]:
         """Fetch a file."""
-        pipe = _Pipe()
-        work = self._start("WorkspaceFiles/Download", _copy(request), epoch, pipe)
-        async with closing(self._messages(work, pipe, files_pb.DownloadChunk)) as messages:
-            async for message in messages:
-                yield message
+        method = "WorkspaceFiles/Download"
+        return self._messages(method, _copy(request), epoch, _Pipe(), files_pb.DownloadChunk)
 
     async def close(self) -> None:
         """End every call under way with LinkLost; later ones too."""
@@ -112,7 +105,7 @@ class LocalLink:
             request,
             write=pipe.write,
             epoch=epoch,
-            request_id=str(get_contextvars().get("request_id") or ""),
+            request_id=CALL_REQUEST_ID.get(),
             admitted=pipe.admit,
         )
         work = asyncio.create_task(call, name="local-call")
@@ -129,10 +122,11 @@ class LocalLink:
         return self._result(work)
 
     async def _messages(
-        self, work: asyncio.Task[Message], pipe: _Pipe, kind: type[M]
+        self, method: str, request: object, epoch: int, pipe: _Pipe, kind: type[M]
     ) -> AsyncGenerator[M, None]:
+        work = self._start(method, request, epoch, pipe)
         try:
-            async for data in pipe:
+            while (data := await pipe.read()) is not None:
                 yield kind.FromString(data)
             yield cast("M", self._result(work))
         finally:
@@ -183,15 +177,15 @@ class _Pipe:
         self._ended = True
         self._news.set()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            while self._parts:
-                self._room.set()
-                yield self._parts.popleft()
+    async def read(self) -> bytes | None:
+        """Take the next message; None at the end."""
+        while not self._parts:
             if self._ended:
-                return
+                return None
             self._news.clear()
             await self._news.wait()
+        self._room.set()
+        return self._parts.popleft()
 
 
 def _copy(request: M) -> M:

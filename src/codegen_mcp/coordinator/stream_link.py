@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
-from structlog.contextvars import get_contextvars
 
 from codegen_mcp._proto.codegen.v1 import common_pb2
 from codegen_mcp._proto.codegen.v1 import session_management_pb2 as sessions_pb
@@ -34,6 +33,7 @@ from codegen_mcp.coordinator.stream_operations import (
     operation_answer,
 )
 from codegen_mcp.core.errors import NotImplementedYet, WorkerError
+from codegen_mcp.server.interceptors import CALL_REQUEST_ID
 from codegen_mcp.server.stream_flow import Credit
 
 M = TypeVar("M", bound=Message)
@@ -108,7 +108,7 @@ class StreamLink:
             method=method,
             request=request.SerializeToString(),
             epoch=epoch,
-            request_id=_request_id(),
+            request_id=CALL_REQUEST_ID.get(),
         )
         with self._channel.answered(number) as answer:
             await self._channel.put(Frame(call=call))
@@ -186,7 +186,7 @@ class StreamLink:
         if numbered:
             assignment.stream_id = channel.number("s")
             assignment.credit_bytes = WINDOW_BYTES
-            assignment.request_id = _request_id()
+            assignment.request_id = CALL_REQUEST_ID.get()
         key = assignment.stream_id or assignment.task_id
         followed, over, taken = channel.is_listening(key), False, 0
         with channel.listening(key) as inbox:
@@ -333,7 +333,7 @@ class StreamLink:
             stream_id=number,
             method=method,
             epoch=epoch,
-            request_id=_request_id(),
+            request_id=CALL_REQUEST_ID.get(),
             credit_bytes=WINDOW_BYTES,
         )
         with channel.listening(number) as inbox:
@@ -362,7 +362,3 @@ def omitted(task_id: str, messages: int) -> tasks_pb.TaskResponse:
         "out; the result has what it says",
     )
     return tasks_pb.TaskResponse(task_id=task_id, progress=update)
-
-
-def _request_id() -> str:
-    return str(get_contextvars().get("request_id", ""))

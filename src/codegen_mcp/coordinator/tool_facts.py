@@ -9,8 +9,8 @@ from codegen_mcp._proto.codegen.v1 import tools_pb2
 from codegen_mcp.coordinator.base import WorkerLink
 from codegen_mcp.coordinator.directory.base import Owner
 from codegen_mcp.coordinator.routes import Held, Routes
-from codegen_mcp.core.errors import InvalidRequest, NotImplementedYet, WorkerError
-from codegen_mcp.server.convert_tools import tool_call
+from codegen_mcp.core.errors import NotImplementedYet, WorkerError
+from codegen_mcp.server.convert_tools import BY_FIELD
 
 MOST_KEPT = 4096
 
@@ -63,9 +63,9 @@ class ToolFacts:
 
 def tool_of(request: tools_pb2.ToolRequest) -> str:
     """The dotted name of the tool that is asked for; empty when there is none."""
-    try:
-        name, _ = tool_call(request)
-    except InvalidRequest:
+    field = request.WhichOneof("request")
+    if field is None:
         return ""
+    name = request.call.name if field == "call" else BY_FIELD[field].name
     # Names for models have underscores; no tool has both.
     return name if "." in name else name.replace("_", ".", 1)

@@ -99,6 +99,11 @@ class Session:
         return self._keeper.record.session_id
 
     @property
+    def epoch(self) -> int:
+        """Under which ownership it is held."""
+        return self._keeper.record.epoch
+
+    @property
     def directory(self) -> Path:
         """Host directory; holds ``volume/`` and files of ours (mode 0600) beside it."""
         return self._slot.directory

@@ -50,7 +50,7 @@ class SessionOwnership:
     def held(self) -> Mapping[str, int]:
         """Every session that is not being ended, with its epoch."""
         return {
-            session_id: session.record.epoch
+            session_id: session.epoch
             for session_id, session in self._sessions.items()
             if not session.ending
         }
@@ -60,8 +60,8 @@ class SessionOwnership:
         session = self._sessions.get(session_id)
         if session is None or session.ending:
             self.check_fence(session_id, epoch)
-        elif session.record.epoch != epoch:
-            raise stale(session_id, epoch, session.record.epoch)
+        elif session.epoch != epoch:
+            raise stale(session_id, epoch, session.epoch)
 
     def check_fence(self, session_id: str, epoch: int) -> None:
         """Refuse to bring back what was fenced.
@@ -79,8 +79,8 @@ class SessionOwnership:
             Conflict: It is held, or was fenced, under a higher epoch.
         """
         session = self._sessions.get(session_id)
-        if session is not None and session.record.epoch > epoch:
-            raise stale(session_id, epoch, session.record.epoch)
+        if session is not None and session.epoch > epoch:
+            raise stale(session_id, epoch, session.epoch)
         self.check_fence(session_id, epoch)
 
     @contextmanager
@@ -112,7 +112,7 @@ class SessionOwnership:
     async def grant(self, session_id: str, epoch: int) -> None:
         """Hold a session under a higher epoch from now on; durable when this returns."""
         session = self._sessions.get(session_id)
-        if session is None or session.ending or session.record.epoch >= epoch:
+        if session is None or session.ending or session.epoch >= epoch:
             return
         await session.save(lambda record: dataclasses.replace(record, epoch=epoch))
         log.info("session.granted", session_id=session_id, epoch=epoch)
@@ -120,7 +120,7 @@ class SessionOwnership:
     async def fence(self, session_id: str, epoch: int) -> None:
         """End a session at once, its processes first; nothing of it is saved."""
         session = self._sessions.get(session_id)
-        if session is not None and session.record.epoch > epoch:
+        if session is not None and session.epoch > epoch:
             return
         self._fenced[session_id] = max(epoch, self._fenced.pop(session_id, 0))
         while len(self._fenced) > REMEMBERED:

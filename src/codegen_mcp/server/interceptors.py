@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import grpc
@@ -24,6 +25,8 @@ from codegen_mcp.server.status import failure_of, trailers
 log = structlog.get_logger()
 
 REQUEST_ID = "x-request-id"
+CALL_REQUEST_ID: ContextVar[str] = ContextVar("call_request_id", default="")
+"""Of the call under way; empty outside of one."""
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _STANDARD = "/grpc."
 """Health and reflection: answered whatever the load is."""
@@ -98,8 +101,8 @@ class EdgeInterceptor(aio.ServerInterceptor):
         async def call(request: Any | AsyncIterator[Any], context: Context) -> Any:
             began = time.perf_counter()
             request_id = request_id_of(context)
-            bind_contextvars(request_id=request_id)
-            bind_ids(request)
+            CALL_REQUEST_ID.set(request_id)
+            bind_contextvars(request_id=request_id, **ids_in(request))
             code = "OK"
             entered = False
             try:
@@ -147,9 +150,14 @@ def request_id_of(context: Context) -> str:
 
 def bind_ids(message: object) -> None:
     """Put what it names into the log context; each call has a context of its own."""
-    session_id = getattr(message, "session_id", "")
-    if session_id:
-        bind_contextvars(session_id=session_id)
-    task_id = getattr(message, "task_id", "")
-    if task_id:
-        bind_contextvars(task_id=task_id)
+    bind_contextvars(**ids_in(message))
+
+
+def ids_in(message: object) -> dict[str, str]:
+    """Return the session and the task that it names, for the log."""
+    found: dict[str, str] = {}
+    if session_id := getattr(message, "session_id", ""):
+        found["session_id"] = session_id
+    if task_id := getattr(message, "task_id", ""):
+        found["task_id"] = task_id
+    return found

@@ -186,6 +186,8 @@ class AuditLog:
 
     async def _pause(self, now: float, synced: float, told: float) -> None:
         """Wait for a record, or for what is due by itself."""
+        if self._wake.is_set():
+            return
         due: list[float] = []
         if self._writer.unsynced:
             due.append(synced + self.config.sync_s - now)

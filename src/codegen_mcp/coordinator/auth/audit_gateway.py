@@ -32,6 +32,8 @@ IDS = {
     "path": "path",
 }
 """Fields of messages that say what a call is about, and their names in a record."""
+_FIELDS: dict[type[Message], list[tuple[str, str]]] = {}
+"""Of ``IDS``, those that a kind of message has: to ask it for others costs an exception each."""
 LOOK_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """When a task in the background is asked whether it has ended; the last one repeats."""
 
@@ -195,9 +197,13 @@ class AuditGateway:
 def ids_of(message: Message) -> dict[str, Any]:
     """Return what it names."""
     found: dict[str, Any] = {}
-    for name, shown in IDS.items():
-        value = getattr(message, name, None)
-        if value:
+    kind = type(message)
+    fields = _FIELDS.get(kind)
+    if fields is None:
+        known = kind.DESCRIPTOR.fields_by_name
+        fields = _FIELDS[kind] = [item for item in IDS.items() if item[0] in known]
+    for name, shown in fields:
+        if value := getattr(message, name):
             found[shown] = value if isinstance(value, str) else list(value)
     return found
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from structlog.contextvars import get_contextvars
-
 from codegen_mcp.coordinator.principal import Principal
+from codegen_mcp.server.interceptors import CALL_REQUEST_ID
 from codegen_mcp.server.status import code_of
 from codegen_mcp.telemetry.audit import AuditLog
 from codegen_mcp.telemetry.audit_chain import digest_of
@@ -178,8 +177,8 @@ def _described(principal: Principal, call: Recorded, call_id: str, within: str) 
         "args_sha256": digest_of(call.arguments),
         "args_bytes": len(call.arguments),
     }
-    if request := get_contextvars().get("request_id"):
-        known["request"] = str(request)[:MAX_NAME]
+    if request := CALL_REQUEST_ID.get():
+        known["request"] = request[:MAX_NAME]
     if within:
         known["within"] = within
     if call.contents is not None:
