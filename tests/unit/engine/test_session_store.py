@@ -57,6 +57,19 @@ def test_this_version_writes_the_golden_file_of_its_format() -> None:
     assert session_store.encode(RECORD) == path.read_bytes()
 
 
+@pytest.mark.parametrize("prepared", [True, False])
+def test_the_first_record_is_whole_whether_its_file_was_made_ahead(
+    tmp_path: Path, prepared: bool
+) -> None:
+    if prepared:
+        session_store.prepare(tmp_path)
+        with pytest.raises(Corrupt):  # nobody's session as long as nothing is in it
+            session_store.load(tmp_path)
+    session_store.save_new(tmp_path, RECORD)
+    assert session_store.load(tmp_path) == RECORD
+    assert stat.S_IMODE((tmp_path / session_store.FILE).stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize("durable", [True, False])
 def test_a_record_survives_the_file(tmp_path: Path, durable: bool) -> None:
     session_store.save(tmp_path, RECORD, durable=durable)
