@@ -96,6 +96,17 @@ async def read(store: ObjectStore, key: str) -> bytes:
     return b"".join([piece async for piece in store.get(key)])
 
 
+async def test_who_lists_right_after_a_save_does_not_see_what_it_retires(bench):
+    checkpoints = bench.checkpoints
+    session = await bench.rig.session()
+    saved = [await checkpoints.save(session) for _ in range(3)]
+    saved.append(await checkpoints.save(session))
+    assert await checkpoints.list(session) == saved[:0:-1]
+    await checkpoints.save(session)
+    with pytest.raises(NotFound):
+        await checkpoints.get(str(saved[1].checkpoint_id))
+
+
 async def test_full_and_incremental_checkpoints_restore_in_a_new_session_and_in_place(bench):
     rig, checkpoints = bench.rig, bench.checkpoints
     session = await rig.session(env={"A": "b"}, metadata={"m": "1"})

@@ -102,6 +102,8 @@ class Checkpointer:
             self._catalog, self._spool, self._retention, self._manifests, self._chains, config
         )
         self._last: dict[str, str] = {}
+        self._retiring: dict[str, asyncio.Event] = {}
+        """Set when what is too old since a session's last checkpoint was hidden."""
         self._stock: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Checkpointer:
@@ -122,6 +124,8 @@ class Checkpointer:
     ) -> None:
         """End uploads; what waits for the store stays for the next start."""
         await self._tasks.aclose()
+        for one in self._retiring.values():
+            one.set()
 
     async def save(
         self,
@@ -155,13 +159,12 @@ class Checkpointer:
                     await settled(taken.closing)
                     raise
             found.shelf.objects[order.checkpoint_id] = {INFO}
-            removing = asyncio.ensure_future(to_end(taken.draft.remove))
-            try:
-                swept = await self._remember(session, taken, found.shelf)
-            finally:
-                await removing
-            # The next one waits for what nobody else does.
-            after = self._after(session, taken, swept, held.pop_all())
+            self._manifests.put(taken.manifest)
+            self._last[session_id] = str(taken.info.checkpoint_id)
+            await to_end(taken.draft.remove)
+            # The next one waits for what nobody else does; who lists, for what is hidden.
+            retiring = self._retiring[session_id] = asyncio.Event()
+            after = self._after(session, taken, found.shelf, retiring, held.pop_all())
             self._tasks.spawn(after, "checkpoint-after")
         log.info(
             "checkpoint.saved",
@@ -219,11 +222,14 @@ class Checkpointer:
 
     async def list(self, session_id: str = "") -> Sequence[CheckpointInfo]:
         """Newest first; damaged metadata is left out, and said in the log."""
+        await self._retired(session_id)
         return await self._library.list(session_id)
 
     async def get(self, checkpoint_id: str) -> CheckpointInfo:
         """Look at one."""
-        return await self._catalog.info(parse_checkpoint_id(checkpoint_id))
+        asked = parse_checkpoint_id(checkpoint_id)
+        await self._retired(asked.session_id)
+        return await self._catalog.info(asked)
 
     async def delete(self, checkpoint_id: str) -> None:
         """Delete one; what later ones need of it stays until they go."""
@@ -316,21 +322,23 @@ class Checkpointer:
             info = CheckpointInfo(checkpoint_id=source)
         return Restored(session_id=session.session_id, info=info, lost=record.lost)
 
-    async def _remember(self, session: Session, taken: Taken, shelf: Shelf) -> bool:
-        """Take note of one that is saved; whether older ones may have to go now."""
-        self._manifests.put(taken.manifest)
-        self._last[session.session_id] = str(taken.info.checkpoint_id)
-        try:
-            return await self._retention.retire(shelf)
-        except WorkerError as error:  # this one is saved all the same
-            log.warning("checkpoint.not_retired", error=error.message)
-            return False
+    async def _retired(self, session_id: str) -> None:
+        """Wait until nobody sees what the last checkpoint of a session (empty: any) retires."""
+        for one in [self._retiring.get(session_id)] if session_id else [*self._retiring.values()]:
+            if one is not None:
+                await one.wait()
 
     async def _after(
-        self, session: Session, taken: Taken, sweep: bool, held: AsyncExitStack
+        self,
+        session: Session,
+        taken: Taken,
+        shelf: Shelf,
+        retiring: asyncio.Event,
+        held: AsyncExitStack,
     ) -> None:
-        """Write down what makes the next one cheap, then let go of the session's lock."""
+        """Do what nobody waits for, then let go of the session's lock."""
         async with held:
+            sweep = await self._retire(session.session_id, shelf, retiring)
             with suppress(OSError):  # only a hint
                 await to_end(lambda: taken.live.save(session.directory / LIVE_STATE))
             try:
@@ -340,6 +348,18 @@ class Checkpointer:
             except WorkerError as error:
                 log.warning("checkpoint.not_swept", error=error.message)
         await settled(taken.closing)
+
+    async def _retire(self, session_id: str, shelf: Shelf, retiring: asyncio.Event) -> bool:
+        """Hide older ones that have to go now; whether there is something to sweep."""
+        try:
+            return await self._retention.retire(shelf)
+        except WorkerError as error:  # the new one is saved all the same
+            log.warning("checkpoint.not_retired", error=error.message)
+            return False
+        finally:
+            retiring.set()
+            if self._retiring.get(session_id) is retiring:
+                del self._retiring[session_id]
 
     async def _stored_late(self, info: CheckpointInfo) -> None:
         """Take note of a checkpoint that waited for the store; the session's lock is held."""
