@@ -85,7 +85,7 @@ async def open_local_gateway(settings: Settings) -> AsyncIterator[LocalGateway]:
                 routing.workers,
                 routing.router.fencing,
                 engine.sessions.ownership,
-                worker.capacity,
+                lambda: worker.capacity(measured=False),
                 lambda: worker.draining,
                 EmbeddedConfig(
                     worker_id=settings.worker_id,

@@ -58,7 +58,7 @@ class EmbeddedWorker:
             workers: That it joins.
             fencing: Compares what it holds with the directory.
             ownership: Of its engine.
-            capacity: Its room and sessions, as it would send them.
+            capacity: Its room and sessions, as it would send them; what they use is not asked for.
             draining: Whether it ends.
             config: See there.
             link: Makes the way to it; None dials its address.

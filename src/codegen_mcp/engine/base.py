@@ -138,8 +138,8 @@ class Sessions(Protocol):
     def list(self) -> Sequence[SessionView]:
         """All, oldest first."""
 
-    def capacity(self) -> Capacity:
-        """Counts and sessions."""
+    def capacity(self, *, measured: bool = True) -> Capacity:
+        """Counts and sessions; without ``measured`` what they use is of an earlier look, or 0."""
 
     def workspace(self, session_id: str) -> Workspace:
         """The session's files; touching them counts as activity."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from codegen_mcp.engine.base import Capacity, SessionView
@@ -47,13 +48,18 @@ class SessionTable:
 
     def list(self) -> Sequence[SessionView]:
         """Describe all, oldest first."""
-        sessions = sorted(self._sessions.values(), key=lambda one: one.age_s, reverse=True)
-        return [session.view(max_age_s=LIST_MAX_AGE_S) for session in sessions]
+        return self._views(LIST_MAX_AGE_S)
 
-    def capacity(self) -> Capacity:
+    def _views(self, max_age_s: float) -> Sequence[SessionView]:
+        sessions = sorted(self._sessions.values(), key=lambda one: one.age_s, reverse=True)
+        return [session.view(max_age_s=max_age_s) for session in sessions]
+
+    def capacity(self, *, measured: bool = True) -> Capacity:
         """Room on this worker."""
         return Capacity(
-            total=self._config.max_sessions, active=len(self._sessions), sessions=self.list()
+            total=self._config.max_sessions,
+            active=len(self._sessions),
+            sessions=self._views(LIST_MAX_AGE_S if measured else math.inf),
         )
 
     def workspace(self, session_id: str) -> Workspace:

@@ -113,7 +113,7 @@ class WorkerServer:
         self._checkpoints = checkpoints
         self._server: aio.Server | None = None
         self._gate: CallerGate | None = None
-        self._capacity: Callable[[], worker_lifecycle_pb2.SessionCapacity] | None = None
+        self._capacity: Callable[..., worker_lifecycle_pb2.SessionCapacity] | None = None
         self.local: LocalServices | None = None
         """What it serves, for calls that come another way; None before start."""
         self.port = 0
@@ -134,10 +134,14 @@ class WorkerServer:
         """Whether new work is refused because the worker ends."""
         return self._admission.draining
 
-    def capacity(self) -> worker_lifecycle_pb2.SessionCapacity:
-        """Room, sessions, and what this worker enforces; only while it is open."""
+    def capacity(self, *, measured: bool = True) -> worker_lifecycle_pb2.SessionCapacity:
+        """Room, sessions, and what this worker enforces; only while it is open.
+
+        Args:
+            measured: Read what each session uses, which takes some files of the kernel for each.
+        """
         assert self._capacity is not None
-        return self._capacity()
+        return self._capacity(measured=measured)
 
     def session_metadata(self, session_id: str) -> dict[str, str]:
         """Return a session's metadata; empty when there is no such session."""

@@ -118,10 +118,10 @@ class SessionService(CheckpointService):
         """Room, sessions, and what this worker enforces."""
         return self.capacity()
 
-    def capacity(self) -> worker_lifecycle_pb2.SessionCapacity:
+    def capacity(self, *, measured: bool = True) -> worker_lifecycle_pb2.SessionCapacity:
         """Answer GetCapacity."""
         return convert.capacity(
-            self._sessions.capacity(),
+            self._sessions.capacity(measured=measured),
             self.describe,
             worker_id=self._config.worker_id,
             version=self._config.version,

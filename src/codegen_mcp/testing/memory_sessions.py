@@ -146,7 +146,7 @@ class MemorySessions:
         """All."""
         return [self.get(session_id) for session_id in self._views]
 
-    def capacity(self) -> Capacity:
+    def capacity(self, *, measured: bool = True) -> Capacity:
         """Counts."""
         return Capacity(total=self._max, active=len(self._views), sessions=self.list())
 

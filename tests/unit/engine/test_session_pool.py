@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from codegen_mcp.core.errors import Draining, Full, InvalidRequest, NotFound, SandboxUnavailable
-from codegen_mcp.core.limits import GIB, MIB, ResourceLimits
+from codegen_mcp.core.limits import GIB, MIB, ResourceLimits, Usage
 from codegen_mcp.core.session import SessionConfig, SessionState
 from codegen_mcp.engine.hooks import NoHooks
 from codegen_mcp.engine.pool_config import SessionPoolConfig
@@ -348,6 +348,16 @@ async def test_capacity_counts_and_lists_oldest_first(tmp_path: Path) -> None:
         capacity = rig.pool.capacity()
         assert (capacity.total, capacity.active) == (3, 3)
         assert [view.session_id for view in capacity.sessions] == ids
+
+
+async def test_capacity_can_be_told_without_measuring_every_session(tmp_path: Path) -> None:
+    async with MemoryPool(tmp_path, COLD) as rig:
+        sandbox = rig.sandbox((await rig.pool.create(SessionConfig())).session_id)
+        before = rig.pool.capacity().sessions[0].usage
+        sandbox.used = Usage(memory_bytes=7)
+        rig.clock.advance(60)
+        assert rig.pool.capacity(measured=False).sessions[0].usage == before
+        assert rig.pool.capacity().sessions[0].usage.memory_bytes == 7
 
 
 async def test_a_draining_worker_takes_nothing_new_and_waits_for_what_runs(

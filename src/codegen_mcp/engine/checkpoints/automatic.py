@@ -14,6 +14,7 @@ from codegen_mcp.engine.checkpoints.checkpointer import Checkpointer
 from codegen_mcp.engine.owned_tasks import OwnedTasks
 from codegen_mcp.engine.session import Session
 from codegen_mcp.engine.session_pool import SessionPool
+from codegen_mcp.engine.session_record import SessionRecord
 from codegen_mcp.engine.task_ports import TaskSession
 from codegen_mcp.tools.base import ToolSpec
 
@@ -70,7 +71,8 @@ class AutoSaver:
 
     async def before_end(self, session: Session, reason: str) -> None:
         """Save a changed session that wants to be restored; never raises."""
-        if session.record.auto_restore and self._changed(session):
+        record = session.record
+        if record.auto_restore and self._changed(session, record):
             await self._try(session, reason if reason in ("idle", "drain") else "idle")
 
     async def sweep(self) -> None:
@@ -81,20 +83,19 @@ class AutoSaver:
             for gone in known.keys() - living:
                 del known[gone]
         for session in self._sessions.living:
-            session_id = session.session_id
+            session_id, record = session.session_id, session.record
             # One that was used before it was first seen here has something to save.
-            self._saved.setdefault(session_id, (session.record.created_at_ms, now))
+            self._saved.setdefault(session_id, (record.created_at_ms, now))
             if session_id in self._busy or self._blocked.get(session_id, 0.0) > now:
                 continue
-            trigger = self._due(session, now)
+            trigger = self._due(session, record, now)
             if trigger:
                 self._busy.add(session_id)
                 self._tasks.spawn(self._one(session, trigger), "auto-save-one")
 
-    def _due(self, session: Session, now: float) -> str:
-        if not self._changed(session):
+    def _due(self, session: Session, record: SessionRecord, now: float) -> str:
+        if not self._changed(session, record):
             return ""
-        record = session.record
         if record.durability == Durability.TURN and not session.active_tasks:
             return "turn"
         interval_s = record.checkpoint_interval_s
@@ -102,9 +103,9 @@ class AutoSaver:
             return "interval"
         return ""
 
-    def _changed(self, session: Session) -> bool:
+    def _changed(self, session: Session, record: SessionRecord) -> bool:
         saved = self._saved.get(session.session_id)
-        used = saved is None or session.record.last_activity_ms > saved[0]
+        used = saved is None or record.last_activity_ms > saved[0]
         return used or session.active_tasks > 0
 
     async def _one(self, session: Session, trigger: str) -> None:
