@@ -40,11 +40,11 @@ def engine_settings(state: Path, **more: Any) -> Settings:
 
 
 def impatient(server: S3Server, url: str, endpoint: str = "", **more: Any) -> S3Store:
-    """Make an S3 store that gives up within about a second."""
+    """Make an S3 store that gives up within a few seconds."""
     config = parse_s3_url(url, server.environ(endpoint))
     quick: dict[str, Any] = {
-        "request_timeout_s": 0.4,
-        "retry_timeout_s": 0.4,
+        "request_timeout_s": 1.5,
+        "retry_timeout_s": 1.5,
         "max_retries": 1,
         "first_retry_s": 0.01,
     }

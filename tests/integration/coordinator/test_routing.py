@@ -17,7 +17,8 @@ from codegen_mcp._proto.codegen.v1 import session_management_pb2 as sessions_pb
 from codegen_mcp._proto.codegen.v1 import task_execution_pb2 as tasks_pb
 from codegen_mcp._proto.codegen.v1 import tools_pb2
 from codegen_mcp._proto.codegen.v1 import workspace_files_pb2 as files_pb
-from codegen_mcp.testing.coordinator_rig import CoordinatorRig, coordinator_rig
+from codegen_mcp.coordinator.task_streams import EXECUTE
+from codegen_mcp.testing.coordinator_rig import ALICE, CoordinatorRig, coordinator_rig
 from codegen_mcp.testing.wire import RichError, Wire
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -54,6 +55,34 @@ async def test_a_session_stays_on_its_worker_and_keeps_its_files(alice: Wire) ->
     for number, session_id in enumerate(sessions):
         *_, last = await alice.run(session_id, python("print(open('n').read())"))
         assert last.result.typed_response.run_python.stdout == f"{number}\n"
+
+
+async def test_tasks_ask_the_directory_for_their_own_session_alone_and_once(
+    rig: CoordinatorRig, alice: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, session_id = [await alice.session() for _ in range(6)]
+    directory, mine = rig.routing.directory, asyncio.current_task()
+    asked: list[tuple[object, ...]] = []
+
+    def counted(name: str) -> None:
+        real = getattr(directory, name)
+
+        async def call(*arguments: object, **named: object) -> object:
+            if asyncio.current_task() is mine:  # heartbeats ask too
+                asked.append((name, *arguments))
+            return await real(*arguments, **named)
+
+        monkeypatch.setattr(directory, name, call)
+
+    counted("get")
+    counted("sessions")
+    rig.routing.router._routes.forget(session_id)
+    echo = tools_pb2.ToolRequest(echo=tools_pb2.EchoRequest(message="here"))
+    for _ in range(3):
+        request = tasks_pb.TaskRequest(session_id=session_id, typed_request=echo)
+        messages = [one async for one in rig.gateway.tasks(ALICE, EXECUTE, request)]
+        assert messages[-1].result.typed_response.echo.message == "here"
+    assert asked == [("get", session_id)]
 
 
 async def test_sessions_are_spread_over_the_workers(alice: Wire) -> None:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import http.client
 import importlib.metadata
+import io
 import ipaddress
 import json
 import pathlib
@@ -59,4 +60,5 @@ with sqlite3.connect("data.sqlite") as database:
     database.execute("create table t (a integer primary key, b text)")
     database.executemany("insert into t (b) values (?)", [("x",), ("y",)])
     print(database.execute("select * from t").fetchall())
-unittest.main(argv=["prog", "-q"], exit=False)
+silent = unittest.TextTestRunner(stream=io.StringIO())  # it says how long it took
+unittest.main(argv=["prog", "-q"], exit=False, testRunner=silent)
