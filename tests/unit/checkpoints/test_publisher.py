@@ -12,7 +12,7 @@ import pytest
 
 from codegen_mcp.core.checkpoint import CheckpointInfo
 from codegen_mcp.core.errors import Conflict, Corrupt, NotFound, StoreUnavailable
-from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, Catalog
+from codegen_mcp.engine.checkpoints.catalog import ARCHIVE, INFO, Catalog
 from codegen_mcp.engine.checkpoints.library import Library
 from codegen_mcp.engine.checkpoints.metadata import encode_info
 from codegen_mcp.engine.checkpoints.publisher import ATTEMPTS, Publisher
@@ -79,6 +79,27 @@ async def test_a_published_draft_is_a_checkpoint_and_needed_no_more(spool):
         assert store.calls < CALLS
         assert await listed(store, spool) == [ID]
         assert made.waiting == 0
+
+
+async def test_damage_of_a_hidden_checkpoint_is_told_only_while_another_needs_it(spool):
+    store = FailingStore()
+    async with publisher(store) as made:
+        draft, info, manifest = make_draft(spool, CONTENTS)
+        await made.publish(draft, info, manifest)
+        draft.remove()
+    catalog = Catalog(store)
+    library = Library(catalog, spool)
+
+    async def damaged() -> list[str]:
+        return [str(one.checkpoint_id) async for one in library.verify() if not one.ok]
+
+    await store.delete(info.checkpoint_id.key + ARCHIVE)
+    assert await damaged() == [ID]
+    await catalog.hide(info.checkpoint_id)
+    assert await damaged() == []  # it is being deleted, piece by piece
+    second = replace(info, checkpoint_id=replace(info.checkpoint_id, number=2), chain=(1, 2))
+    await store.put_bytes(second.checkpoint_id.key + INFO, encode_info(second))
+    assert ID in await damaged()
 
 
 @pytest.mark.parametrize("late", [False, True])

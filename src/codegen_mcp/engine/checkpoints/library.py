@@ -49,7 +49,24 @@ class Library:
         """Read every byte of every checkpoint again, hidden ones that are needed too."""
         for shelf in (await self._catalog.shelves(session_id)).values():
             for checkpoint_id in shelf.complete:
-                yield await self._verify(checkpoint_id)
+                found = await self._verify(checkpoint_id)
+                if found.ok or await self._counts(checkpoint_id):
+                    yield found
+
+    async def _counts(self, checkpoint_id: CheckpointId) -> bool:
+        """Whether it can be restored, or one that can needs it; else it is on its way out."""
+        shelf = await self._catalog.shelf(checkpoint_id.session_id)
+        if checkpoint_id in shelf.visible:
+            return True
+        for other in shelf.visible:
+            if other.epoch == checkpoint_id.epoch:
+                try:
+                    info = await self._catalog.info(other)
+                except WorkerError:
+                    return True  # nobody knows what it needs
+                if checkpoint_id.number in info.chain:
+                    return True
+        return False
 
     async def export(self, checkpoint_id: str, target: Path) -> int:
         """Write one self-contained file; its bytes."""
