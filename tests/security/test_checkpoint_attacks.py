@@ -11,6 +11,7 @@ import os
 import stat
 import tarfile
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ from codegen_mcp.testing.checkpoint_engine import (
     state_directory,
 )
 from codegen_mcp.testing.refill_rig import make_volume
+from codegen_mcp.testing.small_host import small_host
 
 SESSION = "ses_" + "a" * 32
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="sessions with users of their own")
@@ -334,22 +336,28 @@ async def test_saves_of_many_sessions_leave_threads_to_everything_else(
 @ASYNC
 @NEEDS_ROOT
 async def test_checkpoints_leave_the_disk_that_sessions_were_promised(
-    clean: CheckpointEngine, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    session_id = await clean.create()
-    await clean.python(session_id, "import os; open('a', 'wb').write(os.urandom(24 << 20))")
-    spool = clean.engine.checkpoints._spool
-    before = clean.objects()
-    # Nothing left, too little for the archive, too little for its copy in the store.
-    for left in (0, 12 * MIB, 30 * MIB):
-        monkeypatch.setattr(spool, "_room", lambda left=left: left)
-        with pytest.raises(Full) as refused:
-            await clean.save(session_id)
-        assert refused.value.reason == "DISK_FULL"
-        assert clean.objects() == before
-        assert clean.remains() == []
-    monkeypatch.setattr(spool, "_room", lambda: 256 * MIB)
-    await clean.save(session_id)
+    # On a disk of its own: what others free on a shared one would be room.
+    async with AsyncExitStack() as stack:
+        elsewhere = stack.enter_context(state_directory())
+        host = stack.enter_context(small_host(elsewhere.parent, 256 * MIB))
+        host.chmod(0o711)
+        clean = await stack.enter_async_context(checkpoint_engine(host / "state", pool_size=0))
+        session_id = await clean.create()
+        await clean.python(session_id, "import os; open('a', 'wb').write(os.urandom(24 << 20))")
+        spool = clean.engine.checkpoints._spool
+        before = clean.objects()
+        # Nothing left, too little for the archive, too little for its copy in the store.
+        for left in (0, 12 * MIB, 30 * MIB):
+            monkeypatch.setattr(spool, "_room", lambda left=left: left)
+            with pytest.raises(Full) as refused:
+                await clean.save(session_id)
+            assert refused.value.reason == "DISK_FULL"
+            assert clean.objects() == before
+            assert clean.remains() == []
+        monkeypatch.setattr(spool, "_room", lambda: 128 * MIB)
+        await clean.save(session_id)
 
 
 @ASYNC

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 
+from codegen_mcp.core.errors import SandboxUnavailable
 from codegen_mcp.core.limits import RunLimits
 from codegen_mcp.core.task import Command, EndedBy, Outcome, PythonCode, Stream
 from codegen_mcp.sandbox import landlock
@@ -213,9 +214,16 @@ class Campaign:
         words: str,
     ) -> tuple[bool, str]:
         """Ask a second run, on a sandbox booted anew where the attack wants that."""
-        if attack.reboot:
+        if attack.reboot or outcome.sandbox_lost:
             await place.reboot()
-        _, output = await self._run(place, program(attack.then), attack.timeout_s, facts)
+        then = program(attack.then)
+        try:
+            _, output = await self._run(place, then, attack.timeout_s, facts)
+        except SandboxUnavailable:  # the guest ended after the run did
+            if not attack.may_lose_guest:
+                return False, "the sandbox was lost"
+            await place.reboot()
+            _, output = await self._run(place, then, attack.timeout_s, facts)
         after = output.last_words()
         if not after.startswith("HELD"):
             return False, after
