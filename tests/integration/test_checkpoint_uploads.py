@@ -19,6 +19,7 @@ from codegen_mcp._proto.codegen.v1 import session_management_pb2 as pb
 from codegen_mcp.bootstrap import open_engine
 from codegen_mcp.cli.main import main
 from codegen_mcp.core.errors import Corrupt, InvalidRequest, StoreUnavailable
+from codegen_mcp.engine.checkpoints.taker import LIVE_STATE
 from codegen_mcp.stores.s3 import S3Store
 from codegen_mcp.testing.checkpoint_rig import (
     CheckpointRig,
@@ -105,6 +106,35 @@ async def test_what_is_saved_while_the_store_is_away_is_stored_when_it_is_back(
         assert await ids(checkpoints) == [waiting, str(before.checkpoint_id)]
         assert checkpoints.last(session) == waiting
         assert await read(rig, checkpoints, waiting) == "away"
+
+
+async def test_a_number_is_not_used_again_by_a_worker_that_starts_while_the_store_is_away(
+    rig, session, store, proxy, tmp_path
+):
+    async with rig.checkpoints(store, tmp_path) as checkpoints:
+        await write(rig, session, "first")
+        first = await checkpoints.save(session)
+        proxy.add(Rule(fault=Fault.REFUSE))
+        await write(rig, session, "second")
+        with pytest.raises(StoreUnavailable):
+            await checkpoints.save(session)
+        proxy.clear()
+        assert await asyncio.wait_for(checkpoints.stored(), WITHIN_S) == 0
+    # What makes the next save cheap is only a hint, and may not have been written.
+    hint = rig.engine.sessions.session(session).directory / LIVE_STATE
+    hint.unlink(missing_ok=True)
+    proxy.add(Rule(fault=Fault.REFUSE))
+    async with rig.checkpoints(store, tmp_path) as checkpoints:
+        await write(rig, session, "third")
+        with pytest.raises(StoreUnavailable) as refused:
+            await checkpoints.save(session)
+        assert repr(f"{session}.1.3") in refused.value.message
+        proxy.clear()
+        assert await asyncio.wait_for(checkpoints.stored(), WITHIN_S) == 0
+        assert await ids(checkpoints) == [f"{session}.1.{n}" for n in (3, 2, 1)]
+        assert await read(rig, checkpoints, str(first.checkpoint_id)) == "first"
+        assert await read(rig, checkpoints, f"{session}.1.2") == "second"
+        assert await read(rig, checkpoints, f"{session}.1.3") == "third"
 
 
 async def test_a_draft_that_waits_keeps_what_it_needs_and_its_number(

@@ -168,6 +168,11 @@ class Catalog:
         pieces = self.store.get(checkpoint_id.key + ARCHIVE)
         return cast("AsyncGenerator[bytes, None]", pieces)  # as all stores give it
 
+    async def newest(self, session_id: str) -> CheckpointInfo | None:
+        """Metadata of the newest of a session that can be restored; None where there is none."""
+        visible = (await self.shelf(session_id)).visible
+        return await self.info(visible[-1]) if visible else None
+
     async def hide(self, checkpoint_id: CheckpointId) -> None:
         """Delete, as far as anybody can see; idempotent."""
         with contextlib.suppress(AlreadyExists):

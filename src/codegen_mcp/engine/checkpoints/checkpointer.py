@@ -205,10 +205,10 @@ class Checkpointer:
     async def revive(self, session_id: str, *, epoch: int = 0) -> Restored | None:
         """Restore a session that is gone (``base.Checkpoints.revive``), once for all who ask."""
         async with self._locks.hold(session_id):
-            living = [one for one in self._sessions.living if one.session_id == session_id]
+            living = self._living(session_id)
             if living:
                 return await self._restored_before(living[0])
-            found = await self._newest(session_id)
+            found = await self._catalog.newest(session_id)
             if found is None or not found.auto_restore:
                 return None
             return await self._restore(found, session_id, epoch)
@@ -289,7 +289,11 @@ class Checkpointer:
                     journal=journal,
                     epoch=epoch,
                 )
+                for living in self._living(asked.session_id):
+                    await self._next.recall(living)
                 await self._sessions.restore(plan)
+                for living in self._living(asked.session_id):
+                    await self._next.keep(living)
             finally:
                 verified.close()
         return Restored(session_id=session_id, info=info, lost=lost)
@@ -373,9 +377,9 @@ class Checkpointer:
         except StoreUnavailable as error:
             log.warning("checkpoint.not_retired", error=error.message)
 
-    async def _newest(self, session_id: str) -> CheckpointInfo | None:
-        visible = (await self._catalog.shelf(session_id)).visible
-        return await self._catalog.info(visible[-1]) if visible else None
+    def _living(self, session_id: str) -> Sequence[Session]:
+        """The session, where this worker has it: one or none."""
+        return [one for one in self._sessions.living if one.session_id == session_id]
 
     async def _take_stock(self) -> None:
         """See what there is, and clear away what a dead worker left half-written."""

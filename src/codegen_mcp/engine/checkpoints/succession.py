@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
@@ -17,10 +18,14 @@ from codegen_mcp.engine.checkpoints.retention import Retention
 from codegen_mcp.engine.checkpoints.sound_chains import SoundChains
 from codegen_mcp.engine.checkpoints.spool import Spool
 from codegen_mcp.engine.checkpoints.taker import LIVE_STATE, Order
+from codegen_mcp.engine.durable import write_file
 from codegen_mcp.engine.session import Session
 from codegen_mcp.sandbox.volumes.threads import to_end
 
 log = structlog.get_logger()
+
+ISSUED = "checkpoint.number"
+"""In a session's directory: the highest number that was used, where the store may be away."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +84,7 @@ class Succession:
     ) -> Order:
         """Choose a number that was never used, as far as store and worker know."""
         session_id = session.session_id
+        await self.recall(session)
         issued = [found.shelf.newest, self._issued.get(session_id, 0), *found.drafts]
         if found.away is not None:
             live = await to_end(lambda: LiveState.load(session.directory / LIVE_STATE))
@@ -86,6 +92,7 @@ class Succession:
                 issued.append(parse_checkpoint_id(live.checkpoint).number)
         checkpoint_id = CheckpointId(session_id, epoch, max(issued) + 1)
         self.note_issued(session_id, checkpoint_id.number)
+        await self.keep(session)
         return Order(
             checkpoint_id=checkpoint_id,
             name=name,
@@ -124,3 +131,27 @@ class Succession:
     def note_issued(self, session_id: str, number: int) -> None:
         """Never use a number again, nor one below it."""
         self._issued[session_id] = max(number, self._issued.get(session_id, 0))
+
+    async def recall(self, session: Session) -> None:
+        """Take note of the number that ``keep`` wrote, perhaps in the life of another worker."""
+        if self._config.remote:
+            path = session.directory / ISSUED
+            self.note_issued(session.session_id, await to_end(lambda: _number_in(path)))
+
+    async def keep(self, session: Session) -> None:
+        """Write beside the session which numbers were used: a store that is away cannot tell.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        number = self._issued.get(session.session_id, 0)
+        if self._config.remote and number:
+            path = session.directory / ISSUED
+            await to_end(lambda: write_file(path, b"%d\n" % number, durable=True))
+
+
+def _number_in(path: Path) -> int:
+    try:
+        return int(path.read_bytes())
+    except (OSError, ValueError):
+        return 0
