@@ -32,8 +32,12 @@ class Witness:
     def __init__(self, base: Path) -> None:
         self._base = base
         self._files: dict[tuple[int, int], int] = {}
+        self._earlier: frozenset[tuple[int, int]] = frozenset()
+        """Files of an earlier drill, whose sessions are just being removed."""
 
     def __enter__(self) -> Self:
+        self.look()  # and keeps them open, so that no later file gets their numbers
+        self._earlier = frozenset(self._files)
         return self
 
     def __exit__(
@@ -65,7 +69,9 @@ class Witness:
         """How often each task has run; what a checkpoint carried over counts once."""
         self.look()
         words: defaultdict[str, set[str]] = defaultdict(set)
-        for descriptor in self._files.values():
+        for file, descriptor in self._files.items():
+            if file in self._earlier:
+                continue
             size = os.fstat(descriptor).st_size
             for line in os.pread(descriptor, size, 0).decode().splitlines():
                 name, _, word = line.partition(" ")
