@@ -273,7 +273,7 @@ async def fill_at_random(rig: CheckpointEngine, host: Path, most: int) -> None:
         rig.edit(session_id, [("write", b"workspace/%d" % (number % 3), size, number * 4 + 1)])
         before = rig.tree(session_id)
         filler = fill(host, room if room >= 0 else dice.randrange(most))
-        what = dice.choice(["save", "save", "new", "place"]) if taken else "save"
+        what = dice.choice(["save", "save", "new", "place"]) if taken and room else "save"
         try:
             if what == "save":
                 info = await rig.save(session_id, incremental=dice.random() < 0.6)

@@ -30,7 +30,7 @@ from codegen_mcp.testing.worker import WorkerProcess, worker_process
 MIB = 1024 * 1024
 SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
 CYCLES = 500 if SOAK else 100
-WARM_UP = 60
+WARM_UP = 120
 AT_ONCE = 4
 PER_CYCLE = 10 * 1024
 """Bytes of resident memory that a cycle may leave: of real growth a session's record, a task's

@@ -299,7 +299,8 @@ async def test_a_worker_killed_in_an_upload_leaves_it_to_the_next_one(s3, proxy,
     for name, value in s3.environ(proxy.endpoint).items():
         monkeypatch.setenv(name, value)
     async with state_directory() as state:
-        settings = engine_settings(state, checkpoint_dir=s3.new_url())
+        # On a plain volume: a loop device may be held by the mounts of other processes.
+        settings = engine_settings(state, checkpoint_dir=s3.new_url(), volume="plain")
         worker = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", CHILD, settings.model_dump_json(by_alias=True)),
             stdin=asyncio.subprocess.PIPE,
