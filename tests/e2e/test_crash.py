@@ -36,7 +36,7 @@ from codegen_mcp.testing.worker import WorkerProcess, start_worker_process, stat
 
 MIB = 1024 * 1024
 SOAK = bool(os.environ.get("CODEGEN_TEST_SOAK"))
-KILLS = 200 if SOAK else 5
+KILLS = 200 if SOAK else 20
 SESSIONS = 20
 DEAD_WITHIN_S = 3.0
 PF_EXITING = 4

@@ -130,18 +130,18 @@ async def test_two_megabytes_are_exact_to_the_last_byte(session: Driven):
 
 async def test_both_streams_are_whole_and_apart_and_come_in_the_order_of_flushes(session: Driven):
     code = (
-        "import sys, time\nfor n in range(8):\n"
-        "    print('out', n, flush=True); time.sleep(.1)\n"
-        "    print('err', n, file=sys.stderr, flush=True); time.sleep(.1)\n"
+        "import sys, time\nfor n in range(20):\n"
+        "    print('out', n, flush=True); time.sleep(.05)\n"
+        "    print('err', n, file=sys.stderr, flush=True); time.sleep(.05)\n"
     )
     order: list[str] = []
     async for message in session.wire.tasks.ExecuteTask(session.request(python(code))):
         if message.HasField("log"):
             order += message.log.data.decode().splitlines()
     answer = message.result.typed_response.run_python
-    assert answer.stdout == "".join(f"out {n}\n" for n in range(8))
-    assert answer.stderr == "".join(f"err {n}\n" for n in range(8))
-    assert order == [f"{name} {n}" for n in range(8) for name in ("out", "err")]
+    assert answer.stdout == "".join(f"out {n}\n" for n in range(20))
+    assert answer.stderr == "".join(f"err {n}\n" for n in range(20))
+    assert order == [f"{name} {n}" for n in range(20) for name in ("out", "err")]
 
 
 @pytest.mark.parametrize(
