@@ -108,8 +108,9 @@ async def test_what_is_saved_while_the_store_is_away_is_stored_when_it_is_back(
         assert await read(rig, checkpoints, waiting) == "away"
 
 
+@pytest.mark.parametrize("restored", [False, True])
 async def test_a_number_is_not_used_again_by_a_worker_that_starts_while_the_store_is_away(
-    rig, session, store, proxy, tmp_path
+    rig, session, store, proxy, tmp_path, restored
 ):
     async with rig.checkpoints(store, tmp_path) as checkpoints:
         await write(rig, session, "first")
@@ -120,6 +121,8 @@ async def test_a_number_is_not_used_again_by_a_worker_that_starts_while_the_stor
             await checkpoints.save(session)
         proxy.clear()
         assert await asyncio.wait_for(checkpoints.stored(), WITHIN_S) == 0
+        if restored:
+            await checkpoints.restore(str(first.checkpoint_id), create_new_session=False)
     # What makes the next save cheap is only a hint, and may not have been written.
     hint = rig.engine.sessions.session(session).directory / LIVE_STATE
     hint.unlink(missing_ok=True)

@@ -46,6 +46,7 @@ from codegen_mcp.engine.session import Session
 from codegen_mcp.engine.session_installer import RestorePlan
 from codegen_mcp.engine.session_ownership import stale
 from codegen_mcp.engine.session_pool import SessionPool
+from codegen_mcp.engine.slot import Slot
 from codegen_mcp.engine.uninterrupted import settled
 from codegen_mcp.sandbox.volumes.threads import to_end
 from codegen_mcp.stores.base import ObjectStore
@@ -205,7 +206,7 @@ class Checkpointer:
     async def revive(self, session_id: str, *, epoch: int = 0) -> Restored | None:
         """Restore a session that is gone (``base.Checkpoints.revive``), once for all who ask."""
         async with self._locks.hold(session_id):
-            living = self._living(session_id)
+            living = [one for one in self._sessions.living if one.session_id == session_id]
             if living:
                 return await self._restored_before(living[0])
             found = await self._catalog.newest(session_id)
@@ -280,20 +281,22 @@ class Checkpointer:
                 packed = verified.journal
                 journal = await to_end(lambda: unpack(packed)) if packed else b""
                 lost = lost_since(info) if session_id == asked.session_id else ""
+
+                async def fill(slot: Slot) -> None:
+                    await self._restorer.fill(slot, verified)
+                    if session_id == asked.session_id:
+                        await self._next.hand_over(asked, self._sessions.living, slot.directory)
+
                 plan = RestorePlan(
                     session_id=session_id,
                     config=config_of(info),
-                    fill=lambda slot: self._restorer.fill(slot, verified),
+                    fill=fill,
                     restored_from=str(asked),
                     lost=lost,
                     journal=journal,
                     epoch=epoch,
                 )
-                for living in self._living(asked.session_id):
-                    await self._next.recall(living)
                 await self._sessions.restore(plan)
-                for living in self._living(asked.session_id):
-                    await self._next.keep(living)
             finally:
                 verified.close()
         return Restored(session_id=session_id, info=info, lost=lost)
@@ -376,10 +379,6 @@ class Checkpointer:
             await self._retention.sweep(session_id, shelf)
         except StoreUnavailable as error:
             log.warning("checkpoint.not_retired", error=error.message)
-
-    def _living(self, session_id: str) -> Sequence[Session]:
-        """The session, where this worker has it: one or none."""
-        return [one for one in self._sessions.living if one.session_id == session_id]
 
     async def _take_stock(self) -> None:
         """See what there is, and clear away what a dead worker left half-written."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,7 +84,7 @@ class Succession:
     ) -> Order:
         """Choose a number that was never used, as far as store and worker know."""
         session_id = session.session_id
-        await self.recall(session)
+        await self.recall(session_id, session.directory)
         issued = [found.shelf.newest, self._issued.get(session_id, 0), *found.drafts]
         if found.away is not None:
             live = await to_end(lambda: LiveState.load(session.directory / LIVE_STATE))
@@ -92,7 +92,7 @@ class Succession:
                 issued.append(parse_checkpoint_id(live.checkpoint).number)
         checkpoint_id = CheckpointId(session_id, epoch, max(issued) + 1)
         self.note_issued(session_id, checkpoint_id.number)
-        await self.keep(session)
+        await self.keep(session_id, session.directory)
         return Order(
             checkpoint_id=checkpoint_id,
             name=name,
@@ -132,21 +132,42 @@ class Succession:
         """Never use a number again, nor one below it."""
         self._issued[session_id] = max(number, self._issued.get(session_id, 0))
 
-    async def recall(self, session: Session) -> None:
+    async def recall(self, session_id: str, directory: Path) -> None:
         """Take note of the number that ``keep`` wrote, perhaps in the life of another worker."""
         if self._config.remote:
-            path = session.directory / ISSUED
-            self.note_issued(session.session_id, await to_end(lambda: _number_in(path)))
+            path = directory / ISSUED
+            self.note_issued(session_id, await to_end(lambda: _number_in(path)))
 
-    async def keep(self, session: Session) -> None:
-        """Write beside the session which numbers were used: a store that is away cannot tell.
+    async def hand_over(
+        self, restored: CheckpointId, living: Iterable[Session], directory: Path
+    ) -> None:
+        """Note in the directory that takes a session's place which numbers were used.
+
+        Args:
+            restored: What it is filled from, a checkpoint of the session itself.
+            living: Sessions of this worker; it may be among them, with a directory until now.
+            directory: The one to come.
+
+        Raises:
+            OSError: It cannot be written. StoreUnavailable.
+        """
+        if self._config.remote:
+            session_id = restored.session_id
+            for one in living:
+                if one.session_id == session_id:
+                    await self.recall(session_id, one.directory)
+            self.note_issued(session_id, (await self._catalog.shelf(session_id)).newest)
+            await self.keep(session_id, directory)
+
+    async def keep(self, session_id: str, directory: Path) -> None:
+        """Write into a session's directory which numbers were used: a store that is away cannot.
 
         Raises:
             OSError: It cannot be written.
         """
-        number = self._issued.get(session.session_id, 0)
+        number = self._issued.get(session_id, 0)
         if self._config.remote and number:
-            path = session.directory / ISSUED
+            path = directory / ISSUED
             await to_end(lambda: write_file(path, b"%d\n" % number, durable=True))
 
 
